@@ -1,0 +1,1 @@
+"""A department's node: bind data, decide, train, charge, mask, answer."""

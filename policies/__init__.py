@@ -1,0 +1,1 @@
+"""A department's rules: typed policy, one function per rule, signed TOML files."""

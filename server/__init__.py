@@ -1,0 +1,1 @@
+"""The central authority: plans, coordinator, aggregation, release, audit."""

@@ -1,0 +1,95 @@
+"""The one codec: strict msgspec structs as MessagePack, TOML or JSON.
+
+Every wire type and every configuration file is a :class:`Record`. Decoding refuses unknown fields, wrong
+types and trailing bytes; the size limit is checked before anything is parsed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from typing import TypeVar
+
+import msgspec
+import rfc8785
+
+from shared.errors import CityFedError, ConfigError, ProtocolError
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every message and every configuration type: frozen, keyword-only, strict."""
+
+
+class Tagged(Record, frozen=True, kw_only=True, tag_field="type", tag=True, forbid_unknown_fields=True):
+    """Base of messages that are told apart by a ``type`` field holding the class name."""
+
+
+T = TypeVar("T")
+
+MAX_MESSAGE_BYTES = 1 << 30
+"""Largest message that any decoder looks at (1 GiB)."""
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """Encode a record as MessagePack; field order is the declaration order, so equal records give equal bytes."""
+    return msgspec.msgpack.encode(record)
+
+
+def decode(
+    data: bytes, record_type: type[T], *, max_bytes: int = MAX_MESSAGE_BYTES, error: type[CityFedError] = ProtocolError
+) -> T:
+    """Decode MessagePack strictly.
+
+    Args:
+        data: exactly one encoded record; trailing bytes are an error.
+        record_type: a :class:`Record` subclass or a union of tagged ones.
+        max_bytes: refuse longer input before parsing it.
+        error: family to raise.
+
+    Raises:
+        CityFedError: of the family ``error``, with code ``message-too-large`` or ``message-malformed``.
+    """
+    if len(data) > max_bytes:
+        raise error("message-too-large", f"A message of {len(data)} bytes is over the limit of {max_bytes} bytes.")
+    try:
+        return msgspec.msgpack.decode(data, type=record_type)
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, ValueError) as cause:
+        # The cause names the field and the expected type, never the value.
+        raise error("message-malformed", f"A message could not be decoded: {cause}.") from cause
+
+
+def load_toml(text: str, record_type: type[T], *, where: str, error: type[CityFedError] = ConfigError) -> T:
+    """Parse TOML text into a record with one clear sentence when it does not fit.
+
+    Args:
+        text: the TOML document.
+        record_type: the :class:`Record` subclass to build.
+        where: file name or description used in the sentence.
+        error: family to raise.
+
+    Raises:
+        CityFedError: of the family ``error``, with code ``toml-syntax`` or ``toml-content``.
+    """
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as cause:
+        raise error("toml-syntax", f"{where} is not valid TOML: {cause}.") from cause
+    try:
+        return msgspec.convert(tree, type=record_type, strict=True)
+    except msgspec.ValidationError as cause:
+        sentence = str(cause).replace(" - at `$", " at `")
+        raise error("toml-content", f"{where}: {sentence}.") from cause
+
+
+def canonical_json(value: object) -> bytes:
+    """Return RFC 8785 canonical JSON of plain data (a struct is converted first)."""
+    return rfc8785.dumps(msgspec.to_builtins(value))
+
+
+def sha256(*parts: bytes) -> bytes:
+    """Return SHA-256 over length-prefixed parts, so that no two different part lists collide by concatenation."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()

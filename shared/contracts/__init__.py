@@ -1,0 +1,1 @@
+"""Open Data Contract Standard files and their compiled checks."""

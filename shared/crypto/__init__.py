@@ -1,0 +1,1 @@
+"""Keys, sealing and key streams, from the ``cryptography`` package only."""

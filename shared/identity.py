@@ -1,0 +1,162 @@
+"""Who is who: Ed25519 identities, labelled signatures and the signed roster (protocol 1).
+
+A signature covers exactly the bytes that travel, prefixed with a label, so that a signature made for one
+purpose never verifies for another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import NewType, TypeVar
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from shared.codec import Record, decode, encode, sha256
+from shared.errors import ProtocolError
+
+DepartmentId = NewType("DepartmentId", str)
+"""A department's name on the roster, for example ``transport``."""
+
+DEPARTMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+
+T = TypeVar("T")
+
+
+class IdentityKey:
+    """An Ed25519 signing key; its ``repr`` shows the fingerprint and nothing else."""
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+        self.public: bytes = private.public_key().public_bytes_raw()
+
+    @classmethod
+    def generate(cls) -> IdentityKey:
+        """Make a new key from the operating system's randomness."""
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_private_bytes(cls, raw: bytes) -> IdentityKey:
+        """Load a key from its 32 private bytes.
+
+        Raises:
+            ProtocolError: ``key-malformed`` when the length is wrong.
+        """
+        if len(raw) != 32:
+            raise ProtocolError("key-malformed", f"An identity key has 32 bytes, this one has {len(raw)}.")
+        return cls(Ed25519PrivateKey.from_private_bytes(raw))
+
+    def private_bytes(self) -> bytes:
+        """Return the 32 private bytes, for the key store only."""
+        return self._private.private_bytes_raw()
+
+    def sign(self, label: str, body: bytes) -> bytes:
+        """Sign ``body`` under ``label``; returns the 64 signature bytes."""
+        return self._private.sign(_labelled(label, body))
+
+    def __repr__(self) -> str:
+        return f"IdentityKey({fingerprint(self.public)})"
+
+
+class Signed(Record, frozen=True, kw_only=True):
+    """Bytes with a signature over exactly these bytes; the label is fixed by the reader, never by the sender."""
+
+    body: bytes
+    signature: bytes
+
+
+def _labelled(label: str, body: bytes) -> bytes:
+    """Separate domains: label, a zero byte, the body."""
+    return b"cityfed/1/" + label.encode() + b"\x00" + body
+
+
+def fingerprint(public: bytes) -> str:
+    """Return the fingerprint that two people compare over the telephone: 8 groups of 4 hex digits."""
+    digest = hashlib.sha256(b"cityfed/1/fingerprint\x00" + public).hexdigest()[:32]
+    return " ".join(digest[i : i + 4] for i in range(0, 32, 4))
+
+
+def sign_record(key: IdentityKey, label: str, record: msgspec.Struct) -> Signed:
+    """Encode and sign a record."""
+    body = encode(record)
+    return Signed(body=body, signature=key.sign(label, body))
+
+
+def verify_bytes(public: bytes, label: str, body: bytes, signature: bytes) -> None:
+    """Check a signature.
+
+    Raises:
+        ProtocolError: ``signature-invalid``.
+    """
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, _labelled(label, body))
+    except (InvalidSignature, ValueError) as cause:
+        raise ProtocolError("signature-invalid", f"The signature on a {label} does not verify.") from cause
+
+
+def open_signed(public: bytes, label: str, signed: Signed, record_type: type[T]) -> T:
+    """Verify first, decode second.
+
+    Raises:
+        ProtocolError: ``signature-invalid``, then ``message-malformed``.
+    """
+    verify_bytes(public, label, signed.body, signed.signature)
+    return decode(signed.body, record_type)
+
+
+class Roster(Record, frozen=True, kw_only=True):
+    """The city's members and their identity keys, signed by the roster key under the label ``roster``."""
+
+    city: str
+    serial: int
+    members: dict[str, bytes]
+
+    def __post_init__(self) -> None:
+        if self.serial < 1:
+            raise ValueError("a roster serial starts at 1")
+        if not self.members:
+            raise ValueError("a roster has at least one member")
+        if len(set(self.members.values())) != len(self.members):
+            raise ValueError("two members of a roster may not share a key")
+        for name, key in self.members.items():
+            if not DEPARTMENT_NAME.fullmatch(name) or len(key) != 32:
+                raise ValueError("a roster member is a lower-case name with a 32-byte key")
+
+    def ordered(self) -> tuple[DepartmentId, ...]:
+        """Return the members in roster order, which is by name."""
+        return tuple(DepartmentId(name) for name in sorted(self.members))
+
+    def digest(self) -> bytes:
+        """Return the hash that departments compare in their adverts."""
+        pairs = [part for name in self.ordered() for part in (name.encode(), self.members[name])]
+        return sha256(b"roster", self.city.encode(), str(self.serial).encode(), *pairs)
+
+
+def accept_roster(
+    signed: Signed, *, roster_key: bytes, known_serial: int, pins: Mapping[DepartmentId, bytes] | None = None
+) -> Roster:
+    """Verify a signed roster against what this department already knows (protocol 1).
+
+    Args:
+        signed: the roster as the coordinator handed it over.
+        roster_key: the roster key pinned here.
+        known_serial: the highest serial seen here; an equal serial is accepted, a lower one is not.
+        pins: keys approved locally; when given, a member whose key is not the pinned one is refused until a
+            person has compared and approved its fingerprint.
+
+    Raises:
+        ProtocolError: ``signature-invalid``, ``message-malformed``, ``roster-rolled-back``, ``roster-key-unapproved``.
+    """
+    roster = open_signed(roster_key, "roster", signed, Roster)
+    if roster.serial < known_serial:
+        raise ProtocolError(
+            "roster-rolled-back",
+            f"Roster serial {roster.serial} is older than serial {known_serial}, already seen here.",
+        )
+    for name in roster.ordered() if pins is not None else ():
+        if pins is not None and pins.get(name) != roster.members[name]:
+            raise ProtocolError("roster-key-unapproved", f"The key of {name} on the roster was not approved here.")
+    return roster

@@ -1,0 +1,137 @@
+"""The parameter layout: which tensors travel, in which order, as one float32 vector.
+
+The layout is pinned by the signed plan and hashed into every round, so no side can slip in another
+architecture (protocol 3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.codec import Record, encode, sha256
+from shared.errors import ModelError
+
+Vector = NDArray[np.float32]
+"""A flat parameter or update vector, shape (layout.size,), dtype float32."""
+
+
+class TensorSpec(Record, frozen=True, kw_only=True):
+    """Name and shape of one tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.name or any(dim < 1 for dim in self.shape):
+            raise ValueError("a tensor has a name and positive dimensions")
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return math.prod(self.shape)
+
+
+class ExtraSpec(Record, frozen=True, kw_only=True):
+    """One declared extra coordinate (protocol 4): its range, clip, noise; none leaves undeclared."""
+
+    name: str
+    scale: float
+    max_abs: float
+    noise_stddev: float
+
+
+class Layout(Record, frozen=True, kw_only=True):
+    """The tensors of an update in order, then the declared extra coordinates."""
+
+    tensors: tuple[TensorSpec, ...]
+    extras: tuple[ExtraSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [tensor.name for tensor in self.tensors] + [extra.name for extra in self.extras]
+        if not self.tensors or len(set(names)) != len(names):
+            raise ValueError("a layout has at least one tensor and no name twice")
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates of the model part."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    @property
+    def total_size(self) -> int:
+        """Number of coordinates with the extras."""
+        return self.size + len(self.extras)
+
+    def digest(self) -> bytes:
+        """Return the hash that enters the round's ``sid``."""
+        return sha256(b"layout", encode(self))
+
+    def flatten(self, tensors: Mapping[str, NDArray[np.float32]]) -> Vector:
+        """Concatenate named tensors into one vector.
+
+        Args:
+            tensors: exactly the tensors of the layout, each with its shape and dtype float32.
+
+        Raises:
+            ModelError: ``tensor-names``, ``tensor-shape``.
+        """
+        if set(tensors) != {tensor.name for tensor in self.tensors}:
+            raise ModelError("tensor-names", f"Tensors are {sorted(tensors)}, the layout has {self._names()}.")
+        for spec in self.tensors:
+            if tensors[spec.name].shape != spec.shape or tensors[spec.name].dtype != np.float32:
+                raise ModelError("tensor-shape", f"Tensor {spec.name} must be float32 of shape {spec.shape}.")
+        return np.concatenate([tensors[spec.name].reshape(-1) for spec in self.tensors])
+
+    def unflatten(self, vector: Vector) -> dict[str, NDArray[np.float32]]:
+        """Cut a vector of shape (size,) into named tensors (views, not copies).
+
+        Raises:
+            ModelError: ``vector-shape``, ``vector-not-finite``.
+        """
+        self.check(vector)
+        cuts = np.cumsum([0, *(spec.size for spec in self.tensors)])
+        return {
+            spec.name: vector[start:stop].reshape(spec.shape)
+            for spec, start, stop in zip(self.tensors, cuts[:-1], cuts[1:], strict=True)
+        }
+
+    def check(self, vector: Vector) -> None:
+        """Refuse a vector of another shape or dtype, or one with NaN or infinity.
+
+        Raises:
+            ModelError: ``vector-shape``, ``vector-not-finite``.
+        """
+        if vector.shape != (self.size,) or vector.dtype != np.float32:
+            raise ModelError("vector-shape", f"The vector must be float32 of shape ({self.size},).")
+        if not np.isfinite(vector).all():
+            raise ModelError("vector-not-finite", "The vector holds NaN or infinity.")
+
+    def _names(self) -> list[str]:
+        """Sorted tensor names, for messages."""
+        return sorted(tensor.name for tensor in self.tensors)
+
+
+def vector_to_bytes(vector: Vector) -> bytes:
+    """Return little-endian float32 bytes, the only form in which a model travels."""
+    return vector.astype("<f4", copy=False).tobytes()
+
+
+def vector_from_bytes(data: bytes, layout: Layout) -> Vector:
+    """Read a model vector strictly.
+
+    Raises:
+        ModelError: ``vector-bytes`` when the length is wrong, ``vector-not-finite``.
+    """
+    if len(data) != 4 * layout.size:
+        raise ModelError("vector-bytes", f"The model has {len(data)} bytes, the layout needs {4 * layout.size}.")
+    vector = np.frombuffer(data, dtype="<f4").astype(np.float32)
+    layout.check(vector)
+    return vector
+
+
+def model_hash(vector: Vector) -> bytes:
+    """Return the hash of a model that enters the round's ``sid``."""
+    return sha256(b"model", vector_to_bytes(vector))

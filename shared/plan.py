@@ -1,0 +1,191 @@
+"""The training plan: one signed document that says everything a run may do.
+
+A plan is data, never code. The authority signs it, a department approves its digest, and the department's
+own package executes it (promise P4). Whatever the plan does not say cannot happen.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from typing import Literal
+
+from shared.codec import Record, encode, sha256
+from shared.identity import DepartmentId, Signed, open_signed
+from shared.parameters import Layout
+from shared.privacy.plan import PrivacyParams
+
+PLAN_LABEL = "plan"
+
+
+class TaskSpec(Record, frozen=True, kw_only=True):
+    """What is learned: a task kind and the contract properties it reads."""
+
+    kind: Literal["text-classification"] = "text-classification"
+    features: tuple[str, ...] = ("description",)
+    label: str = "request"
+
+
+class ModelSpec(Record, frozen=True, kw_only=True):
+    """The architecture by name, its base weights by hash, and which part is trained."""
+
+    architecture: Literal["minilm", "hashed-words"] = "minilm"
+    base_weights_sha256: str
+    trainable: Literal["head", "last-n", "full"] = "head"
+    last_n: int = 0
+    max_tokens: int = 64
+    head: Literal["linear"] = "linear"
+
+    def __post_init__(self) -> None:
+        if (self.trainable == "last-n") != (self.last_n > 0):
+            raise ValueError('`last_n` is above 0 exactly when `trainable` is "last-n"')
+        if not 8 <= self.max_tokens <= 512:
+            raise ValueError("`max_tokens` lies in 8..512")
+
+
+class LocalOptimizer(Record, frozen=True, kw_only=True):
+    """The optimiser that a department runs on its noised gradients."""
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.learning_rate <= 1e4 and 0 <= self.momentum < 1 and 0 <= self.weight_decay <= 1):
+            raise ValueError("`learning_rate` lies in (0, 10000], `momentum` in [0, 1), `weight_decay` in [0, 1]")
+
+
+class ServerOptimizerSpec(Record, frozen=True, kw_only=True):
+    """The optimiser that the coordinator applies to the mean update (Reddi et al. 2021, Algorithm 2)."""
+
+    kind: Literal["fedavg", "fedadam", "fedyogi"] = "fedavg"
+    learning_rate: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not (0 < self.learning_rate <= 1e3 and 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.tau > 0):
+            raise ValueError("`learning_rate` lies in (0, 1000], `beta1` and `beta2` in [0, 1), `tau` is above 0")
+
+
+class AggregationParams(Record, frozen=True, kw_only=True):
+    """The numbers of the encrypted sum (protocol 1 and 4)."""
+
+    threshold: int
+    min_contributors: int
+    max_colluders: int
+    bound: float
+    ring_bits: Literal[32] = 32
+
+    def __post_init__(self) -> None:
+        if not (self.threshold >= 2 and self.min_contributors >= 2 and self.max_colluders >= 0):
+            raise ValueError("`threshold` and `min_contributors` are at least 2, `max_colluders` at least 0")
+        if not (0 < self.bound <= 1e6):
+            raise ValueError("`bound` lies in (0, 1000000]")
+
+    def admissible_for(self, roster_size: int) -> bool:
+        """Return whether 2t > N + c and m >= max(t, c + 2) hold (protocol 1)."""
+        enough = 2 * self.threshold > roster_size + self.max_colluders
+        floor = max(self.threshold, self.max_colluders + 2)
+        return enough and self.min_contributors >= floor and self.threshold <= roster_size
+
+
+def default_aggregation(roster_size: int, *, bound: float) -> AggregationParams:
+    """Return t = m = floor(2N/3) + 1 and the largest c with 2t > N + c and m >= c + 2 (protocol 1).
+
+    Raises:
+        ValueError: for fewer than three departments; a sum of two tells each of them the other's update.
+    """
+    if roster_size < 3:
+        raise ValueError("a cohort has at least 3 departments")
+    threshold = 2 * roster_size // 3 + 1
+    colluders = min(2 * threshold - roster_size - 1, threshold - 2)
+    return AggregationParams(threshold=threshold, min_contributors=threshold, max_colluders=colluders, bound=bound)
+
+
+class DatasetTerms(Record, frozen=True, kw_only=True):
+    """What the plan fixes about one department: its contract, public size and public weight."""
+
+    contract_hash: str
+    public_size: int
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.public_size < 1 or not 0 < self.weight <= 1:
+            raise ValueError("`public_size` is at least 1 and `weight` lies in (0, 1]")
+
+
+class Plan(Record, frozen=True, kw_only=True):
+    """One run, completely. Signed by the authority under the label ``plan``."""
+
+    version: Literal[1] = 1
+    name: str
+    purpose: str
+    approval: int
+    valid_from: dt.date
+    valid_until: dt.date
+    package_digest: str
+    task: TaskSpec
+    model: ModelSpec
+    layout: Layout
+    initial_model_sha256: str
+    datasets: dict[str, DatasetTerms]
+    roster_size: int
+    privacy: PrivacyParams
+    aggregation: AggregationParams
+    rounds: int
+    spare_attempts: int = 2
+    local_optimizer: LocalOptimizer
+    server_optimizer: ServerOptimizerSpec
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.spare_attempts < 0 or self.approval < 1:
+            raise ValueError("`rounds` and `approval` are at least 1, `spare_attempts` at least 0")
+        if not self.aggregation.min_contributors <= len(self.datasets) <= self.roster_size:
+            raise ValueError("the cohort has at least `min_contributors` and at most `roster_size` departments")
+        if self.layout.extras:
+            raise ValueError("no extra coordinate may leave in this version of the plan")
+        if self.valid_until < self.valid_from:
+            raise ValueError("`valid_until` is not before `valid_from`")
+
+    @property
+    def cohort(self) -> tuple[DepartmentId, ...]:
+        """The departments of the plan in roster order."""
+        return tuple(DepartmentId(name) for name in sorted(self.datasets))
+
+    @property
+    def attempts(self) -> int:
+        """Rounds plus spare attempts: what is charged before the first round."""
+        return self.rounds + self.spare_attempts
+
+    def digest(self) -> bytes:
+        """Return the digest that two people approve; it covers every field."""
+        return sha256(b"plan", encode(self))
+
+    def run_id(self) -> bytes:
+        """Return the run's name: one approval, one run (protocol 2, E1)."""
+        return sha256(b"run", self.digest(), str(self.approval).encode())
+
+    def denominator(self, department: DepartmentId) -> float:
+        """Return q times the public size: the only divisor of a summed gradient (privacy 2)."""
+        return self.privacy.sample_rate * self.datasets[department].public_size
+
+
+def accept_plan(signed: Signed, authority_key: bytes) -> Plan:
+    """Verify a signed plan against the pinned authority key.
+
+    Raises:
+        ProtocolError: ``signature-invalid``, ``message-malformed``.
+    """
+    return open_signed(authority_key, PLAN_LABEL, signed, Plan)
+
+
+def update_norm_bound(plan: Plan) -> float:
+    """Return a public bound for choosing R; computed from the plan alone, never from data."""
+    privacy = plan.privacy
+    smallest = min(plan.denominator(name) for name in plan.cohort)
+    noise = privacy.noise_multiplier * privacy.max_grad_norm * math.sqrt(plan.layout.size) / smallest
+    signal = privacy.max_grad_norm / privacy.sample_rate * privacy.sample_rate
+    return plan.local_optimizer.learning_rate * (privacy.steps * signal + 3 * math.sqrt(privacy.steps) * noise)

@@ -1,0 +1,1 @@
+"""Privacy parameters, accounting and the ledger."""

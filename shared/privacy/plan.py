@@ -1,0 +1,57 @@
+"""Privacy parameters: what a plan says about differential privacy, in one frozen object.
+
+Sampler, clip, noise and accounting read the same object, so they cannot drift apart (privacy 2). Settings
+that only change speed are a separate type, :class:`PerformanceFlags`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from shared.codec import Record
+
+
+class PrivacyBudget(Record, frozen=True, kw_only=True):
+    """An (epsilon, delta) pair."""
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.epsilon < 1e3 and 0 < self.delta < 1):
+            raise ValueError("`epsilon` lies in (0, 1000) and `delta` in (0, 1)")
+
+
+class PrivacyParams(Record, frozen=True, kw_only=True):
+    """One attempt's mechanism and the target of the whole run.
+
+    ``noise_multiplier`` is the ratio of the noise's standard deviation to ``max_grad_norm``; ``steps`` are the
+    noisy steps of one round. ``budget`` is what all rounds and spare attempts together satisfy.
+    """
+
+    mechanism: Literal["poisson-dpsgd"] = "poisson-dpsgd"
+    unit: Literal["record"] = "record"
+    relation: Literal["add-remove"] = "add-remove"
+    budget: PrivacyBudget
+    sample_rate: float
+    steps: int
+    max_grad_norm: float
+    noise_multiplier: float
+    accountant: str = "dp-accounting 0.6 PLD"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sample_rate <= 1:
+            raise ValueError("`sample_rate` lies in (0, 1]")
+        if self.steps < 1:
+            raise ValueError("`steps` is at least 1")
+        if not 0 < self.max_grad_norm <= 1e6:
+            raise ValueError("`max_grad_norm` lies in (0, 1000000]")
+        if not 0.3 <= self.noise_multiplier <= 1e6:
+            raise ValueError("`noise_multiplier` lies in [0.3, 1000000]")
+
+
+class PerformanceFlags(Record, frozen=True, kw_only=True):
+    """Settings that change speed and must not change privacy."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    physical_batch_size: int = 256

@@ -1,0 +1,1 @@
+"""Secure aggregation as sans-I/O state machines (protocol 1 to 4)."""
