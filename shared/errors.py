@@ -9,7 +9,7 @@
     ├── PolicyViolation       (exit 5)   a department's rules say no
     ├── InsufficientBudgetError (exit 6) the privacy budget does not hold the charge
     ├── ProtocolError         (exit 7)   a message, signature or state is not acceptable
-    ├── RoundAborted          (exit 8)   a round ended without a sum
+    ├── RoundAbortedError     (exit 8)   a round ended without a sum
     ├── JournalError          (exit 9)   the journal cannot be written or does not verify
     └── ModelError            (exit 10)  a model file or parameter vector is not acceptable
 
@@ -60,7 +60,7 @@ class ContractError(CityFedError):
     exit_code = 4
 
 
-class PolicyViolation(CityFedError):
+class PolicyViolation(CityFedError):  # noqa: N818 - the established name in contract and policy work
     """At least one rule of the department's policy was not satisfied."""
 
     exit_code = 5
@@ -78,7 +78,7 @@ class ProtocolError(CityFedError):
     exit_code = 7
 
 
-class RoundAborted(CityFedError):
+class RoundAbortedError(CityFedError):
     """A round ended without a sum; nothing was revealed."""
 
     exit_code = 8
