@@ -7,7 +7,6 @@ own package executes it (promise P4). Whatever the plan does not say cannot happ
 from __future__ import annotations
 
 import datetime as dt
-import math
 from typing import Literal
 
 from shared.codec import Record, encode, sha256
@@ -181,11 +180,3 @@ def accept_plan(signed: Signed, authority_key: bytes) -> Plan:
     """
     return open_signed(authority_key, PLAN_LABEL, signed, Plan)
 
-
-def update_norm_bound(plan: Plan) -> float:
-    """Return a public bound for choosing R; computed from the plan alone, never from data."""
-    privacy = plan.privacy
-    smallest = min(plan.denominator(name) for name in plan.cohort)
-    noise = privacy.noise_multiplier * privacy.max_grad_norm * math.sqrt(plan.layout.size) / smallest
-    signal = privacy.max_grad_norm / privacy.sample_rate * privacy.sample_rate
-    return plan.local_optimizer.learning_rate * (privacy.steps * signal + 3 * math.sqrt(privacy.steps) * noise)

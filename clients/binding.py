@@ -1,0 +1,291 @@
+"""A binding: where a department's data lies and what its columns are called; it never leaves the department.
+
+``check_binding`` judges the rows in full, once, and freezes the public size (privacy 2). In a round only the
+binding and the contract are compared with that declaration, never the rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from clients.sources import read_rows
+from shared.codec import Record, canonical_json, load_toml
+from shared.contracts.contract import Contract, agreement_hash, load_contract, packaged_contract
+from shared.contracts.units import check_conversion
+from shared.contracts.validate import RuleFailure, ValidationReport, validate
+from shared.errors import ContractError
+from shared.identity import DEPARTMENT_NAME
+
+PUBLIC_SIZE_STEP: Final = 10
+"""A public size that is not given is the number of usable rows rounded down to a multiple of this."""
+
+
+class Source(Record, frozen=True, kw_only=True):
+    """Where the rows are: a CSV file in UTF-8 with a header line."""
+
+    kind: Literal["csv"] = "csv"
+    path: str
+
+
+class Binding(Record, frozen=True, kw_only=True):
+    """One data set of a department, in the department's own words.
+
+    Attributes:
+        dataset: the department's name for it, for example ``reports-2026``.
+        contract: a department whose packaged contract it follows, or the path of an ODCS file.
+        source: where the rows are.
+        columns: local column name by contract property; no other column is read.
+        units: UN/CEFACT code of a number column that is not in the contract's unit.
+        unit: the privacy unit.
+        public_size: the number of units told to everybody; left out, it is counted at binding and rounded down.
+        max_bad_share: share of bad rows up to which the data set may be bound.
+    """
+
+    dataset: str
+    contract: str
+    source: Source
+    columns: dict[str, str]
+    units: dict[str, str] = msgspec.field(default_factory=dict)
+    unit: Literal["record"] = "record"
+    public_size: int | None = None
+    max_bad_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not DEPARTMENT_NAME.fullmatch(self.dataset):
+            raise ValueError("`dataset` is a lower-case letter, then up to 31 letters, digits or `-`")
+        if len(set(self.columns.values())) != len(self.columns):
+            raise ValueError("`columns` maps one local column twice")
+        if self.public_size is not None and self.public_size < 1:
+            raise ValueError("`public_size` is at least 1")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError("`max_bad_share` lies in [0, 1]")
+
+
+class Declaration(Record, frozen=True, kw_only=True):
+    """What a department found when it bound a data set; only ``public_size`` and ``contract_hash`` are told to others.
+
+    ``binding_digest`` and ``contract_hash`` are 64 hex digits each; ``units`` counts usable privacy units.
+    """
+
+    version: Literal[1] = 1
+    dataset: str
+    contract_hash: str
+    binding_digest: str
+    public_size: int
+    rows_checked: int
+    units: int
+    failures: tuple[RuleFailure, ...]
+    checked_at: dt.datetime
+
+
+def load_binding(path: Path) -> Binding:
+    """Read a binding and hold it against its contract.
+
+    Args:
+        path: the TOML file; the paths in it are relative to its folder.
+
+    Returns:
+        The binding with absolute paths.
+
+    Raises:
+        ContractError: ``binding-unreadable``, ``toml-syntax``, ``toml-content``, ``binding-contract-missing`` or
+            a contract's own codes, ``binding-property-unknown``, ``binding-property-missing``, ``binding-unit``,
+            ``unit-unknown``, ``unit-incompatible``, ``binding-source-missing``.
+    """
+    binding = load_toml(_read(path, "binding-unreadable"), Binding, where=str(path), error=ContractError)
+    binding = _absolute(binding, path.resolve().parent)
+    contract = bound_contract(binding)
+    _check_columns(binding, contract, path)
+    _check_units(binding, contract, path)
+    if not Path(binding.source.path).is_file():
+        raise ContractError("binding-source-missing", f"{path}: the source file {binding.source.path} does not exist.")
+    return binding
+
+
+def bound_contract(binding: Binding) -> Contract:
+    """Return the contract that a loaded binding names.
+
+    Raises:
+        ContractError: ``contract-unknown``, ``binding-contract-missing``, ``contract-too-large``,
+            ``contract-syntax``, ``contract-content``.
+    """
+    if DEPARTMENT_NAME.fullmatch(binding.contract):
+        return packaged_contract(binding.contract)
+    return load_contract(_read(Path(binding.contract), "binding-contract-missing"), where=binding.contract)
+
+
+def binding_digest(binding: Binding) -> str:
+    """Return SHA-256 over the canonical JSON of a loaded binding, as 64 hex digits."""
+    return hashlib.sha256(canonical_json(binding)).hexdigest()
+
+
+def check_binding(
+    binding_path: Path, *, now: dt.datetime, minimum_rows: int = 0, minimum_units: int = 0
+) -> Declaration:
+    """Validate a data set in full and declare its frozen public size; run by the department, for its own eyes.
+
+    Args:
+        binding_path: the binding.
+        now: the time to note, with a UTC offset.
+        minimum_rows: fewest usable rows that the policy accepts.
+        minimum_units: fewest usable privacy units that the policy accepts.
+
+    Raises:
+        ValueError: when ``now`` has no UTC offset.
+        ContractError: those of :func:`load_binding` and of reading; then ``too-many-bad-rows``, ``too-few-rows``.
+
+    Guarantees:
+        Rule names and counts only, never a value.
+    """
+    if now.tzinfo is None:
+        raise ValueError("`now` has a UTC offset")
+    binding = load_binding(binding_path)
+    contract = bound_contract(binding)
+    report = validate(read_rows(binding), contract, units=binding.units)
+    _check_bad_share(report, binding)
+    _check_enough(report, max(minimum_rows, minimum_units), binding)
+    return Declaration(
+        dataset=binding.dataset,
+        contract_hash=agreement_hash(contract),
+        binding_digest=binding_digest(binding),
+        public_size=binding.public_size or rounded_size(report.usable),
+        rows_checked=report.rows,
+        units=report.usable,  # the only privacy unit so far is the record
+        failures=report.failures,
+        checked_at=now,
+    )
+
+
+def rounded_size(units: int) -> int:
+    """Return the public size of so many units: rounded down to a multiple of 10."""
+    return units - units % PUBLIC_SIZE_STEP
+
+
+def declaration_path(binding_path: Path) -> Path:
+    """Return where a binding's declaration lies: beside it."""
+    return binding_path.with_name(f"{binding_path.stem}.declaration.json")
+
+
+def write_declaration(binding_path: Path, declaration: Declaration) -> Path:
+    """Write the declaration beside its binding, readable by the owner only, all of it or nothing.
+
+    Raises:
+        ContractError: ``declaration-unwritable``.
+    """
+    target = declaration_path(binding_path)
+    text = msgspec.json.format(msgspec.json.encode(declaration), indent=2) + b"\n"
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # made with mode 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
+    except OSError as cause:
+        raise ContractError("declaration-unwritable", f"{target} cannot be written: {cause.strerror}.") from cause
+    return target
+
+
+def load_declaration(binding_path: Path) -> Declaration:
+    """Read the declaration of a binding.
+
+    Raises:
+        ContractError: ``declaration-missing``, ``declaration-malformed``.
+    """
+    path = declaration_path(binding_path)
+    text = _read(path, "declaration-missing")
+    try:
+        return msgspec.json.decode(text, type=Declaration)
+    except msgspec.DecodeError as cause:
+        raise ContractError("declaration-malformed", f"{path} is not a declaration: {cause}.") from cause
+
+
+def verify_declaration(binding_path: Path, declaration: Declaration, contract: Contract) -> None:
+    """Check that binding and contract are the ones that were judged.
+
+    The rows are not looked at: what they hold must never cause a refusal that others can see (privacy 2).
+
+    Raises:
+        ContractError: those of :func:`load_binding`, then ``binding-changed``, ``contract-changed``.
+    """
+    again = "check the data again"
+    if binding_digest(load_binding(binding_path)) != declaration.binding_digest:
+        raise ContractError("binding-changed", f"{binding_path} changed after its data was checked; {again}.")
+    if agreement_hash(contract) != declaration.contract_hash:
+        raise ContractError("contract-changed", f"The contract of {binding_path} changed after the check; {again}.")
+
+
+def _read(path: Path, code: str) -> str:
+    """Read a small text file of the department's own."""
+    try:
+        return path.read_text("utf-8")
+    except OSError as cause:
+        raise ContractError(code, f"{path} cannot be read: {cause.strerror}.") from cause
+    except UnicodeDecodeError as cause:
+        raise ContractError(code, f"{path} is not UTF-8 text.") from cause
+
+
+def _absolute(binding: Binding, folder: Path) -> Binding:
+    """Anchor the binding's paths at its folder."""
+    source = msgspec.structs.replace(binding.source, path=str((folder / binding.source.path).resolve()))
+    named = DEPARTMENT_NAME.fullmatch(binding.contract)
+    contract = binding.contract if named else str((folder / binding.contract).resolve())
+    return msgspec.structs.replace(binding, source=source, contract=contract)
+
+
+def _check_columns(binding: Binding, contract: Contract, path: Path) -> None:
+    """Every mapped property exists; every required property is mapped."""
+    for name in binding.columns:
+        if name not in contract.by_name:
+            raise ContractError(
+                "binding-property-unknown",
+                f"{path}: `columns.{name}` is no property of {contract.name}; it has {', '.join(contract.by_name)}.",
+            )
+    for name in contract.required:
+        if name not in binding.columns:
+            raise ContractError(
+                "binding-property-missing", f"{path}: `columns` maps no column to the required property `{name}`."
+            )
+
+
+def _check_units(binding: Binding, contract: Contract, path: Path) -> None:
+    """A unit is given for mapped numbers that have one, and can be converted."""
+    for name, unit in binding.units.items():
+        item = contract.by_name.get(name)
+        if name not in binding.columns or item is None or item.type != "number" or not item.unit:
+            raise ContractError("binding-unit", f"{path}: `units.{name}` is not a mapped number with a unit.")
+        check_conversion(unit, item.unit)
+
+
+def _check_bad_share(report: ValidationReport, binding: Binding) -> None:
+    """Refuse to bind data of which too much breaks the contract; says which rules and how often."""
+    bad = report.rows - report.usable
+    if bad > binding.max_bad_share * report.rows:
+        counts = ", ".join(f"{item.rule} of {item.column}: {item.count}" for item in report.failures)
+        raise ContractError(
+            "too-many-bad-rows",
+            f"{bad} of {report.rows} rows of {binding.dataset} break their contract ({counts}); "
+            f"a share of {binding.max_bad_share:g} is allowed.",
+        )
+
+
+def _check_enough(report: ValidationReport, minimum: int, binding: Binding) -> None:
+    """Refuse to bind fewer rows than the policy wants, or than a public size needs."""
+    least = max(minimum, PUBLIC_SIZE_STEP if binding.public_size is None else 1)
+    if report.usable < least:
+        raise ContractError(
+            "too-few-rows", f"{binding.dataset} has {report.usable} usable rows; at least {least} are needed."
+        )

@@ -1,0 +1,125 @@
+"""A department's own configuration: one TOML file beside its keys, policy, binding and journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clients.binding import load_binding, load_declaration
+from clients.department import Department, Trust
+from clients.keystore import load_identity
+from policies.load import open_policy
+from policies.policy import SignedPolicy
+from shared.codec import Record, load_toml
+from shared.errors import ConfigError
+from shared.identity import DEPARTMENT_NAME, DepartmentId
+from shared.journal import Journal
+from shared.privacy.plan import PerformanceFlags
+
+
+class ClientConfig(Record, frozen=True, kw_only=True):
+    """Paths are relative to the file; keys are public keys in hex, compared by fingerprint on first use.
+
+    Attributes:
+        department: this department's name on the roster.
+        roster_key: public key that signs rosters.
+        authority_key: public key that signs plans.
+        policy_owner_key: public key of the person or office that signs the policy.
+        members: approved identity key of every member of the roster.
+        weights: folder of the base weights; empty when the model needs none.
+        feature_cache: file of cached encoder features; empty for none.
+    """
+
+    department: str
+    roster_key: str
+    authority_key: str
+    policy_owner_key: str
+    members: dict[str, str]
+    identity: str = "identity.key"
+    policy: str = "policy.toml"
+    policy_signature: str = "policy.sig"
+    binding: str = "binding.toml"
+    journal: str = "journal.sqlite"
+    weights: str = ""
+    feature_cache: str = ""
+    performance: PerformanceFlags = PerformanceFlags()
+
+    def __post_init__(self) -> None:
+        if not DEPARTMENT_NAME.fullmatch(self.department):
+            raise ValueError("`department` is a lower-case name such as `transport`")
+
+
+def load_config(path: Path) -> ClientConfig:
+    """Read a department's configuration.
+
+    Raises:
+        ConfigError: ``file-missing``, ``toml-syntax``, ``toml-content``.
+    """
+    return load_toml(_read(path).decode(errors="replace"), ClientConfig, where=str(path))
+
+
+def load_department(path: Path) -> Department:
+    """Load everything that a department's node needs, each part checked.
+
+    Raises:
+        ConfigError: a file is missing or malformed, or the policy's signature is not its owner's.
+        ContractError: the binding, contract or declaration is not in order.
+    """
+    config, folder = load_config(path), path.parent
+    binding_path = folder / config.binding
+    trust = Trust(
+        roster_key=_key(config.roster_key, "roster_key"),
+        authority_key=_key(config.authority_key, "authority_key"),
+        pins={DepartmentId(name): _key(key, f"members.{name}") for name, key in config.members.items()},
+    )
+    return Department(
+        name=DepartmentId(config.department),
+        identity=load_identity(folder / config.identity),
+        trust=trust,
+        policy=load_policy(path, config),
+        binding_path=binding_path,
+        binding=load_binding(binding_path),
+        declaration=load_declaration(binding_path),
+        weights=folder / config.weights if config.weights else None,
+        feature_cache=folder / config.feature_cache if config.feature_cache else None,
+        performance=config.performance,
+    )
+
+
+def load_policy(path: Path, config: ClientConfig) -> SignedPolicy:
+    """Read the policy beside a configuration file and check its owner's signature.
+
+    Raises:
+        ConfigError: ``file-missing``, ``key-malformed``, ``policy-unsigned``, ``toml-syntax``, ``toml-content``.
+    """
+    folder = path.parent
+    return open_policy(
+        _read(folder / config.policy),
+        _read(folder / config.policy_signature),
+        _key(config.policy_owner_key, "policy_owner_key"),
+        where=str(folder / config.policy),
+    )
+
+
+def open_journal(path: Path) -> Journal:
+    """Open the journal of the department configured in ``path``, exclusively."""
+    config = load_config(path)
+    return Journal.open(path.parent / config.journal, owner=config.department)
+
+
+def _read(path: Path) -> bytes:
+    """Read a file or say which one is missing."""
+    try:
+        return path.read_bytes()
+    except OSError as cause:
+        raise ConfigError("file-missing", f"{path} cannot be read.") from cause
+
+
+def _key(text: str, field: str) -> bytes:
+    """Read a public key in hex."""
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise ConfigError("key-malformed", f"`{field}` must be a public key of 64 hex digits.")
+    return key

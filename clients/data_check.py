@@ -1,0 +1,66 @@
+"""Binding a data set: the one moment when record contents are judged (privacy 2).
+
+What is found here stays here. Afterwards only the binding and the contract are compared with the declaration,
+so that nothing the coordinator sees depends on the rows.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+from clients.binding import Declaration, check_binding, load_binding, write_declaration
+from clients.config import load_config, load_policy, open_journal
+from policies.evaluate import evaluate
+from policies.facts import Facts, Phase
+from shared.journal import EntryKind
+
+
+def check_data(binding_path: Path, *, now: dt.datetime) -> Declaration:
+    """Validate a data set against its contract alone and write its declaration.
+
+    Raises:
+        ContractError: as :func:`clients.binding.check_binding`.
+    """
+    declaration = check_binding(binding_path, now=now)
+    write_declaration(binding_path, declaration)
+    return declaration
+
+
+def bind_data(config_path: Path, *, now: dt.datetime) -> Declaration:
+    """Validate a department's data set, judge it by the department's policy, and write its declaration.
+
+    Args:
+        config_path: the department's ``client.toml``.
+        now: the time to note, UTC.
+
+    Raises:
+        ConfigError: a configuration or policy file is not in order.
+        ContractError: as :func:`clients.binding.check_binding`.
+        PolicyViolation: ``policy-refused``; every finding is in the journal, and no declaration is written.
+        JournalError: the decision could not be made durable.
+    """
+    config = load_config(config_path)
+    signed = load_policy(config_path, config)
+    binding_path = config_path.parent / config.binding
+    floors = signed.policy.rows
+    declaration = check_binding(
+        binding_path, now=now, minimum_rows=floors.minimum_rows, minimum_units=floors.minimum_units
+    )
+    facts = Facts(
+        today=now.date(),
+        stopped=False,
+        signed_policy=signed,
+        contract_hash=declaration.contract_hash,
+        columns=tuple(load_binding(binding_path).columns),
+        rows_ok=declaration.units,
+        units=declaration.units,
+        public_size=declaration.public_size,
+        binding_unchanged=True,
+    )
+    decision = evaluate(signed.policy, facts, Phase.BIND)
+    with open_journal(config_path) as journal:
+        journal.append(EntryKind.DECISION, decision, now=now)
+    decision.require()
+    write_declaration(binding_path, declaration)
+    return declaration

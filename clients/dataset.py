@@ -1,0 +1,78 @@
+"""The rows that training sees: texts and labels of usable rows, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.binding import Binding
+from clients.sources import read_rows
+from shared.contracts.contract import Contract, LogicalType, Role
+from shared.contracts.validate import usable_rows
+from shared.errors import ContractError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """One department's usable rows.
+
+    Attributes:
+        texts: the features of each row, joined by a space.
+        labels: shape (len(texts),), dtype float32, read-only.
+        units: number of privacy units; with ``unit = "record"`` the number of rows.
+    """
+
+    texts: tuple[str, ...]
+    labels: NDArray[np.float32]
+    units: int
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != (len(self.texts),) or self.labels.dtype != np.float32:
+            raise ValueError("`labels` holds one float32 per text")
+
+    def __repr__(self) -> str:
+        """Show neither values nor how many there are: the number of rows is private too."""
+        return "Dataset(...)"
+
+
+def load_dataset(binding: Binding, contract: Contract, *, features: tuple[str, ...], label: str) -> Dataset:
+    """Read, judge row by row and keep what a task needs (step 4 of a round).
+
+    Args:
+        binding: where the rows are.
+        contract: what they should be.
+        features: contract properties of role ``feature`` and type ``string``, at least one.
+        label: contract property of role ``label`` that is a number.
+
+    Raises:
+        ValueError: when ``features`` is empty.
+        ContractError: ``feature-not-allowed``, ``label-not-allowed``, ``property-not-bound``, and those of
+            :func:`clients.sources.read_rows` and :func:`shared.contracts.validate.usable_rows`.
+
+    Guarantees:
+        Contents never raise: a bad row is dropped by a rule on that row alone, and no number of rows is too few.
+    """
+    if not features:
+        raise ValueError("a task reads at least one feature")
+    for name in features:
+        _check_use(binding, contract, name, "feature", ("string",))
+    _check_use(binding, contract, label, "label", ("integer", "number"))
+    rows = usable_rows(read_rows(binding), contract, units=binding.units)
+    columns = [rows[name].fillna("").tolist() for name in features]
+    labels = rows[label].to_numpy(dtype=np.float32)
+    labels.setflags(write=False)
+    texts = tuple(" ".join(cell for cell in cells if cell) for cells in zip(*columns, strict=True))
+    return Dataset(texts=texts, labels=labels, units=len(texts))
+
+
+def _check_use(binding: Binding, contract: Contract, name: str, role: Role, types: tuple[LogicalType, ...]) -> None:
+    """Check that the contract lets a property play this role, and that the department bound it."""
+    item = contract.by_name.get(name)
+    if item is None or item.role != role or item.type not in types:
+        raise ContractError(
+            f"{role}-not-allowed", f"The contract {contract.name} has no {role} `{name}` of type {' or '.join(types)}."
+        )
+    if name not in binding.columns:
+        raise ContractError("property-not-bound", f"The binding of {binding.dataset} maps no column to `{name}`.")

@@ -1,0 +1,167 @@
+"""A department as its node knows it: identity, trust, policy, binding; loaded once, frozen, verified."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clients.binding import Binding, Declaration, bound_contract, verify_declaration
+from clients.dataset import load_dataset
+from policies.facts import Approval, BudgetFacts, Facts, OutgoingFacts
+from policies.policy import SignedPolicy
+from shared.codec import encode
+from shared.errors import ContractError
+from shared.identity import DepartmentId, IdentityKey
+from shared.parameters import Vector
+from shared.plan import Plan
+from shared.privacy.accountant import event_of
+from shared.privacy.ledger import BudgetQuote, Budgets, PlanCharge
+from shared.privacy.plan import PerformanceFlags, PrivacyBudget
+
+if TYPE_CHECKING:
+    from shared.tasks.text import Prepared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """The public keys that this department pinned: who signs rosters, who signs plans, who is a member."""
+
+    roster_key: bytes
+    authority_key: bytes
+    pins: dict[DepartmentId, bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Department:
+    """Everything that a Participant needs to know about its own department.
+
+    Attributes:
+        weights: folder of the base weights, or None when the model needs none.
+        feature_cache: file that keeps encoder features of this department's own texts, or None.
+    """
+
+    name: DepartmentId
+    identity: IdentityKey
+    trust: Trust
+    policy: SignedPolicy
+    binding_path: Path
+    binding: Binding
+    declaration: Declaration
+    weights: Path | None
+    feature_cache: Path | None
+    performance: PerformanceFlags
+    _rows: dict[bytes, Prepared] = field(default_factory=dict, repr=False)
+
+    def charge(self, plan: Plan) -> PlanCharge:
+        """Return what a plan costs this department: all rounds and spare attempts."""
+        return PlanCharge(
+            run=plan.run_id(),
+            dataset=self.declaration.dataset,
+            unit=plan.privacy.unit,
+            event=event_of(plan.privacy, 1),
+            attempts=plan.attempts,
+            delta=plan.privacy.budget.delta,
+            accountant=plan.privacy.accountant,
+            public_size=self.declaration.public_size,
+        )
+
+    def budgets(self) -> Budgets:
+        """Return the caps of this department's own policy."""
+        caps = self.policy.policy.privacy
+        return Budgets(
+            run=PrivacyBudget(epsilon=caps.epsilon_per_run, delta=caps.delta),
+            lifetime=PrivacyBudget(epsilon=caps.epsilon_lifetime, delta=caps.delta),
+        )
+
+    def rows(self, plan: Plan) -> Prepared:
+        """Load this department's rows for a plan; the frozen data set is read once per model and process.
+
+        Raises:
+            ContractError: a mapped column has disappeared.
+            ModelError: the base weights are not those that the plan names.
+        """
+        from shared.tasks.device import resolve_device  # noqa: PLC0415 - imports torch, as the next two
+        from shared.tasks.features import FeatureCache  # noqa: PLC0415
+        from shared.tasks.text import prepare  # noqa: PLC0415
+
+        key = encode(plan.model) + encode(plan.task)
+        if key not in self._rows:
+            task = plan.task
+            data = load_dataset(self.binding, bound_contract(self.binding), features=task.features, label=task.label)
+            cache = FeatureCache(self.feature_cache) if self.feature_cache else None
+            self._rows[key] = prepare(
+                plan.model,
+                data.texts,
+                data.labels,
+                weights_dir=self.weights,
+                device=resolve_device(self.performance.device),
+                cache=cache,
+            )
+        return self._rows[key]
+
+    def binding_unchanged(self) -> bool:
+        """Return whether binding and contract are those of the last full validation; the rows are not looked at."""
+        try:
+            verify_declaration(self.binding_path, self.declaration, bound_contract(self.binding))
+        except ContractError:
+            return False
+        return True
+
+    def facts(
+        self,
+        plan: Plan,
+        *,
+        today: dt.date,
+        approvals: tuple[Approval, ...],
+        stopped: bool,
+        round_number: int,
+        last_round: int,
+        aborted_rounds: int,
+        roster_size: int,
+        quote: BudgetQuote,
+        reserved: bool,
+        outgoing: Vector | None,
+    ) -> Facts:
+        """Collect what the rules may look at; record contents are not among it (privacy 2)."""
+        return Facts(
+            today=today,
+            stopped=stopped,
+            signed_policy=self.policy,
+            contract_hash=self.declaration.contract_hash,
+            columns=tuple(self.binding.columns),
+            public_size=self.declaration.public_size,
+            binding_unchanged=self.binding_unchanged(),
+            plan=plan,
+            plan_digest=plan.digest(),
+            authority_key=self.trust.authority_key,
+            roster_key=self.trust.roster_key,
+            roster_size=roster_size,
+            approvals=approvals,
+            budget=BudgetFacts(
+                epsilon_run=quote.epsilon_run,
+                epsilon_lifetime_after=quote.epsilon_lifetime_after,
+                fits=quote.fits,
+                reason=quote.reason,
+            ),
+            round=round_number,
+            last_round=last_round,
+            aborted_rounds=aborted_rounds,
+            reserved=reserved,
+            outgoing=None if outgoing is None else outgoing_facts(plan, outgoing),
+        )
+
+
+def outgoing_facts(plan: Plan, vector: Vector) -> OutgoingFacts:
+    """Describe the vector that is about to be encoded, as the rules see it."""
+    tensors = plan.layout.unflatten(vector)
+    return OutgoingFacts(
+        names=tuple(tensors),
+        shapes=tuple(tensor.shape for tensor in tensors.values()),
+        finite=bool(np.isfinite(vector).all()),
+        norm=float(np.linalg.norm(vector.astype(np.float64))),
+        bytes=4 * plan.layout.total_size,
+    )

@@ -1,0 +1,128 @@
+"""What a department remembers across restarts, rebuilt from its journal when it opens.
+
+The once-per-(run, round) rule of protocol 3 lives here: a step that was answered stays answered, whatever
+epoch or sid the next request names.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from clients.records import Approved, EpochOpened, HeadsSeen, Refused, RoundFinished, StepAnswered
+from policies.facts import Approval
+from shared.codec import Record, decode, sha256
+from shared.errors import JournalError, ProtocolError
+from shared.journal import EntryKind, Journal
+
+
+@dataclass
+class RunMemory:
+    """One run as the journal knows it."""
+
+    last_epoch: int = 0
+    answered: set[tuple[int, str]] = field(default_factory=set)
+    finished: set[int] = field(default_factory=set)
+
+    @property
+    def last_round(self) -> int:
+        """The highest round in which anything was answered; 0 before the first."""
+        return max((number for number, _ in self.answered), default=0)
+
+    @property
+    def aborted_rounds(self) -> int:
+        """Rounds with an update but without the authority's account of a sum."""
+        return len({number for number, step in self.answered if step == "update"} - self.finished)
+
+
+class Memory:
+    """Typed, durable writes to the journal and the state that follows from them."""
+
+    def __init__(self, journal: Journal, clock: Callable[[], dt.datetime]) -> None:
+        self.journal = journal
+        self._clock = clock
+        self.runs: dict[bytes, RunMemory] = {}
+        self.heads: dict[str, int] = {}
+        self.approvals: list[Approved] = []
+        self.roster_serial = 0
+        for entry in journal.entries():
+            record_type = _RECORDS.get(entry.kind)
+            if record_type is not None:
+                self._apply(decode(entry.body, record_type, error=JournalError))
+
+    def run(self, run: bytes) -> RunMemory:
+        """Return what is known of a run."""
+        return self.runs.setdefault(run, RunMemory())
+
+    def write(self, kind: EntryKind, body: Record) -> None:
+        """Append durably, then remember.
+
+        Raises:
+            JournalError: when the entry could not be made durable; nothing is remembered then.
+        """
+        self.journal.append(kind, body, now=self._clock())
+        self._apply(body)
+
+    def answer(self, run: bytes, round_number: int, step: str, *, request: bytes, reply: bytes) -> None:
+        """Log an answer before its bytes leave (protocol 3).
+
+        Raises:
+            ProtocolError: ``step-already-answered`` when this step of the round was answered before.
+            JournalError: when the entry could not be made durable; the reply must not leave.
+        """
+        self.require_open(run, round_number, step)
+        hashes = {"request_hash": sha256(request), "reply_hash": sha256(reply)}
+        self.write(EntryKind.ANSWERED, StepAnswered(run=run, round=round_number, step=step, **hashes))
+
+    def require_open(self, run: bytes, round_number: int, step: str) -> None:
+        """Refuse a step that was answered before, and an update for a round that is not new.
+
+        Raises:
+            ProtocolError: ``step-already-answered``, ``round-not-new``.
+        """
+        known = self.run(run)
+        if (round_number, step) in known.answered:
+            raise ProtocolError("step-already-answered", f"Step {step} of round {round_number} was answered before.")
+        if step == "update" and round_number <= known.last_round:
+            raise ProtocolError(
+                "round-not-new", f"Round {round_number} is not above round {known.last_round}, already answered."
+            )
+
+    def see_heads(self, heads: Mapping[str, tuple[int, bytes]]) -> None:
+        """Store the newest ledger position of each member durably."""
+        self.write(EntryKind.HEADS, HeadsSeen(heads={name: sequence for name, (sequence, _) in heads.items()}))
+
+    def approvals_of(self, digest: bytes) -> tuple[Approval, ...]:
+        """Return the approvals of one plan digest."""
+        return tuple(
+            Approval(person=item.person, role=item.role, digest=item.digest, author=item.author)
+            for item in self.approvals
+            if item.digest == digest
+        )
+
+    def _apply(self, body: Record) -> None:
+        """Fold one record into the state."""
+        if isinstance(body, EpochOpened):
+            known = self.run(body.run)
+            known.last_epoch = max(known.last_epoch, body.epoch)
+            self.roster_serial = max(self.roster_serial, body.roster_serial)
+        elif isinstance(body, StepAnswered):
+            self.run(body.run).answered.add((body.round, body.step))
+        elif isinstance(body, RoundFinished):
+            self.run(body.run).finished.add(body.round)
+        elif isinstance(body, HeadsSeen):
+            for name, sequence in body.heads.items():
+                self.heads[name] = max(sequence, self.heads.get(name, -1))
+        elif isinstance(body, Approved):
+            self.approvals.append(body)
+
+
+_RECORDS: dict[str, type[Record]] = {
+    EntryKind.RUN: EpochOpened,
+    EntryKind.ANSWERED: StepAnswered,
+    EntryKind.ROUND: RoundFinished,
+    EntryKind.HEADS: HeadsSeen,
+    EntryKind.APPROVAL: Approved,
+    EntryKind.REFUSAL: Refused,
+}

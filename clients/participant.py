@@ -1,0 +1,334 @@
+"""The Participant: a department's side of every message (protocol 2 and 3).
+
+:meth:`Participant.contribute` is the path of one update, top to bottom. Nothing derived from data leaves
+before step 3 is on disk, and nothing that the coordinator can see depends on record contents (privacy 2).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clients.department import Department
+from clients.memory import Memory
+from clients.records import EpochOpened, Refused, RoundFinished
+from clients.training.noise import RandomSource
+from clients.training.train import settings_of, train_round
+from policies.evaluate import evaluate
+from policies.facts import Facts, Phase
+from shared.codec import encode, sha256
+from shared.errors import CityFedError, InsufficientBudgetError, JournalError, PolicyViolation, ProtocolError
+from shared.identity import Roster, accept_roster, open_signed, sign_record
+from shared.journal import EntryKind, Journal
+from shared.messages import (
+    ClosedRound,
+    CloseReply,
+    CloseRound,
+    ConfirmRequest,
+    HeadReceipt,
+    OpenEpoch,
+    Refusal,
+    Reply,
+    RevealRequest,
+    SealRequest,
+    UpdateRequest,
+    decode_request,
+)
+from shared.package import package_digest
+from shared.parameters import Vector, model_hash, vector_from_bytes
+from shared.plan import Plan, accept_plan
+from shared.privacy.ledger import PrivacyLedger
+from shared.secagg.epoch import AdvertisedEpoch, EpochContext, ReadyEpoch, SealedEpoch, open_epoch
+from shared.secagg.ring import project
+from shared.secagg.round import ConfirmedRound, MaskedRound, RevealedRound
+from shared.secagg.terms import RoundTerms, round_terms
+
+
+@dataclass
+class _Session:
+    """The one live epoch: its plan, and the protocol states that only this process holds."""
+
+    plan: Plan
+    roster: Roster
+    epoch_number: int
+    epoch: AdvertisedEpoch | SealedEpoch | ReadyEpoch
+    round_number: int = 0
+    round: MaskedRound | ConfirmedRound | RevealedRound | None = None
+
+
+class Participant:
+    """A department's node, free of any transport.
+
+    Args:
+        department: identity, trust, policy and binding, as loaded and verified.
+        journal: this department's own journal, exclusively opened.
+        source: randomness of sampling and noise; in production
+            :class:`~clients.training.noise.OsRandomSource`.
+        clock: returns the present time, UTC.
+    """
+
+    def __init__(
+        self, department: Department, *, journal: Journal, source: RandomSource, clock: Callable[[], dt.datetime]
+    ) -> None:
+        self.department = department
+        self.memory = Memory(journal, clock)
+        self.ledger = PrivacyLedger(journal, clock)
+        self.stopped = False
+        self._journal = journal
+        self._source = source
+        self._clock = clock
+        self._session: _Session | None = None
+        self._data_touched = False
+        self._last: dict[str, tuple[bytes, bytes]] = {}
+
+    # --- the door ------------------------------------------------------------------------------------------
+
+    def handle(self, request: bytes) -> bytes:
+        """Answer one request; every error is a refusal and an audit entry, never an exception.
+
+        Guarantees:
+            The coordinator sees ``refused`` for a static rule or a bad message, ``unavailable`` for anything
+            after data was touched or for a broken department; findings and reasons stay here. The
+            byte-identical reply is sent again for a byte-identical request, and for nothing else.
+        """
+        step, digest = "message", sha256(request)
+        self._data_touched = False
+        try:
+            message = decode_request(request)
+            step, answer = _STEPS[type(message)]
+            if self._last.get(step, (b"", b""))[0] == digest:
+                return self._last[step][1]
+            reply = answer(self, message, request)
+        except CityFedError as error:
+            return self._refuse(step, error)
+        except Exception as error:  # noqa: BLE001 - R28: whatever goes wrong is a refusal
+            return self._refuse(step, CityFedError("internal-error", f"{type(error).__name__} in step {step}."))
+        self._last[step] = (digest, reply)
+        return reply
+
+    # --- epoch (protocol 2) --------------------------------------------------------------------------------
+
+    def _open_epoch(self, request: OpenEpoch, _raw: bytes) -> bytes:
+        """E1: verify plan and roster, judge the offer, advertise a fresh key."""
+        plan, roster = self._verify_offer(request)
+        self._require(Phase.OFFER, plan, roster, round_number=0)
+        self._session = None  # opening an epoch first erases the older one
+        self._last.clear()
+        context = EpochContext(
+            run=request.run,
+            epoch=request.epoch,
+            department=self.department.name,
+            cohort=request.cohort,
+            roster=roster,
+            policy_hash=self.department.policy.digest,
+            heads_seen=self.memory.heads,
+            own_sequence=self._journal.head.sequence,
+        )
+        state, reply = open_epoch(context, self.department.identity)
+        opened = EpochOpened(run=request.run, epoch=request.epoch, roster_serial=roster.serial)
+        self.memory.write(EntryKind.RUN, opened)
+        self._session = _Session(plan=plan, roster=roster, epoch_number=request.epoch, epoch=state)
+        return encode(reply)
+
+    def _verify_offer(self, request: OpenEpoch) -> tuple[Plan, Roster]:
+        """Check everything about an offer that is not policy."""
+        trust = self.department.trust
+        plan = accept_plan(request.plan, trust.authority_key)
+        roster = accept_roster(
+            request.roster, roster_key=trust.roster_key, known_serial=self.memory.roster_serial, pins=trust.pins
+        )
+        if request.run != plan.run_id():
+            raise ProtocolError("run-foreign", "The run is not the one that follows from the plan.")
+        if plan.package_digest != package_digest():
+            raise ProtocolError("package-foreign", "The plan was made for another version of this package.")
+        if self.department.name not in plan.cohort or not set(request.cohort) <= set(plan.cohort):
+            raise ProtocolError("cohort-foreign", "The cohort is not the one of the plan.")
+        if len(roster.members) != plan.roster_size:
+            raise ProtocolError("roster-size", "The roster has grown or shrunk since the plan was approved.")
+        known = self.memory.run(request.run)
+        if request.epoch <= known.last_epoch:
+            raise ProtocolError("epoch-not-new", f"Epoch {request.epoch} is not above epoch {known.last_epoch}.")
+        return plan, roster
+
+    def _seal(self, request: SealRequest, _raw: bytes) -> bytes:
+        """E2: check all adverts, seal one seed for each peer."""
+        session = self._live(request.run, request.epoch)
+        if not isinstance(session.epoch, AdvertisedEpoch):
+            raise ProtocolError("phase-wrong", "Seals were asked for in another phase of the epoch.")
+        session.epoch, reply = session.epoch.receive(request)
+        return encode(reply)
+
+    # --- one update (protocol 3.1) -------------------------------------------------------------------------
+
+    def contribute(self, request: UpdateRequest, raw: bytes) -> bytes:
+        """Make this department's contribution to one round."""
+        # 1 verify: epoch, round, model, participants; all roots are derived before anything is reserved
+        session = self._live(request.run, request.epoch)
+        plan, name = session.plan, self.department.name
+        self.memory.require_open(request.run, request.round, "update")
+        model, terms, epoch = self._verify_round(session, request)
+        # 2 decide: every static rule, all findings kept
+        self._require(Phase.ROUND, plan, session.roster, round_number=request.round)
+        # 3 reserve: the charge is durable before a record is touched
+        reservation = self.ledger.reserve(self.department.charge(plan), self.department.budgets())
+        reservation.burn(request.round)
+        self._data_touched = True
+        session.epoch, keyed = epoch.begin(terms)
+        # 4 load: a bad row is dropped by a rule on that row alone
+        data = self.department.rows(plan)
+        # 5 train: Poisson over units, per-unit clipping, noise
+        update = train_round(
+            settings=settings_of(plan, name),
+            parameters=model,
+            data=data,
+            weights_dir=self.department.weights,
+            source=self._source,
+            flags=self.department.performance,
+        )
+        # 6 guard: names, shapes, finite; project onto the norm ball
+        weighted = update.delta * plan.datasets[name].weight
+        vector = project(weighted, plan.aggregation.bound)
+        self._require(Phase.SEND, plan, session.roster, round_number=request.round, outgoing=vector)
+        # 7 encode, 8 mask; shares sealed to peers; receipt signed
+        head = self._journal.head
+        masked, reply = keyed.mask(
+            vector, identity=self.department.identity, ledger_sequence=head.sequence, ledger_head=head.digest
+        )
+        session.round_number, session.round = request.round, masked
+        # 9 commit: logged once per (run, round), then handed to the transport
+        return self._commit(request.run, request.round, "update", raw, reply)
+
+    def _verify_round(self, session: _Session, request: UpdateRequest) -> tuple[Vector, RoundTerms, ReadyEpoch]:
+        """Compute the round's terms from what this department knows itself."""
+        epoch = session.epoch
+        if isinstance(epoch, SealedEpoch):
+            epoch = epoch.receive(request.seals)
+        if not isinstance(epoch, ReadyEpoch):
+            raise ProtocolError("phase-wrong", "An update was asked for before the epoch stood.")
+        session.epoch = epoch
+        model = vector_from_bytes(request.model, session.plan.layout)
+        digest = model_hash(model)
+        if request.round == 1 and digest.hex() != session.plan.initial_model_sha256:
+            raise ProtocolError("initial-model", "The first round does not start from the plan's model.")
+        terms = round_terms(
+            session.plan,
+            epoch_id=epoch.epoch_id,
+            round_number=request.round,
+            participants=request.participants,
+            model_hash=digest,
+        )
+        return model, terms, epoch
+
+    # --- survivors (protocol 3.2 and 3.3) ------------------------------------------------------------------
+
+    def _confirm(self, request: ConfirmRequest, raw: bytes) -> bytes:
+        """Stand by one survivor list."""
+        session = self._live_round(request.run, request.round)
+        self.memory.require_open(request.run, request.round, "confirm")
+        if not isinstance(session.round, MaskedRound):
+            raise ProtocolError("phase-wrong", "A confirmation was asked for in another phase of the round.")
+        state, reply = session.round.confirm(request)
+        session.round = state
+        return self._commit(request.run, request.round, "confirm", raw, reply)
+
+    def _reveal(self, request: RevealRequest, raw: bytes) -> bytes:
+        """Give shares for exactly one survivor list."""
+        session = self._live_round(request.run, request.round)
+        self.memory.require_open(request.run, request.round, "reveal")
+        if not isinstance(session.round, MaskedRound | ConfirmedRound):
+            raise ProtocolError("phase-wrong", "Shares were asked for in another phase of the round.")
+        state, reply = session.round.reveal(request, heads_seen=self.memory.heads)
+        session.round = state
+        self.memory.see_heads(state.ledger_heads)
+        return self._commit(request.run, request.round, "reveal", raw, reply)
+
+    def _close(self, request: CloseRound, _raw: bytes) -> bytes:
+        """Keep the authority's signed account and countersign it; a clean end settles the charge."""
+        closed = open_signed(self.department.trust.authority_key, "round-closed", request.closed, ClosedRound)
+        self._live_round(closed.run, closed.round)
+        finished = RoundFinished(run=closed.run, round=closed.round, closed=request.closed, final=request.final)
+        self.memory.write(EntryKind.ROUND, finished)
+        reservation = self.ledger.reservation(closed.run)
+        if request.final and reservation is not None:
+            reservation.settle()
+        receipt = HeadReceipt(
+            department=self.department.name,
+            closed_hash=sha256(request.closed.body),
+            journal_sequence=self._journal.head.sequence,
+            journal_head=self._journal.head.digest,
+        )
+        return encode(CloseReply(receipt=sign_record(self.department.identity, "head-receipt", receipt)))
+
+    # --- helpers -------------------------------------------------------------------------------------------
+
+    def _live(self, run: bytes, epoch: int) -> _Session:
+        """Return the live epoch, if the request means that one."""
+        session = self._session
+        if session is None or session.plan.run_id() != run or session.epoch_number != epoch:
+            raise ProtocolError("epoch-unknown", "The request belongs to no epoch that is open here.")
+        return session
+
+    def _live_round(self, run: bytes, round_number: int) -> _Session:
+        """Return the session of the round in progress."""
+        session = self._session
+        if session is None or session.plan.run_id() != run or session.round_number != round_number:
+            raise ProtocolError("round-unknown", "The request belongs to no round that is open here.")
+        return session
+
+    def _require(
+        self, phase: Phase, plan: Plan, roster: Roster, *, round_number: int, outgoing: Vector | None = None
+    ) -> None:
+        """Evaluate every rule of a phase, keep all findings, refuse if one failed."""
+        decision = evaluate(
+            self.department.policy.policy,
+            self._facts(plan, roster, round_number=round_number, outgoing=outgoing),
+            phase,
+        )
+        self._journal.append(EntryKind.DECISION, decision, now=self._clock())
+        decision.require()
+
+    def _facts(self, plan: Plan, roster: Roster, *, round_number: int, outgoing: Vector | None) -> Facts:
+        """Collect what the rules may look at; record contents are not among it."""
+        known = self.memory.run(plan.run_id())
+        quote = self.ledger.quote(self.department.charge(plan), self.department.budgets())
+        return self.department.facts(
+            plan,
+            today=self._clock().date(),
+            approvals=self.memory.approvals_of(plan.digest()),
+            stopped=self.stopped,
+            round_number=round_number,
+            last_round=known.last_round,
+            aborted_rounds=known.aborted_rounds,
+            roster_size=len(roster.members),
+            quote=quote,
+            reserved=self.ledger.reservation(plan.run_id()) is not None,
+            outgoing=outgoing,
+        )
+
+    def _commit(self, run: bytes, round_number: int, step: str, raw: bytes, reply: Reply) -> bytes:
+        """Log the answer durably, then release its bytes."""
+        data = encode(reply)
+        self.memory.answer(run, round_number, step, request=raw, reply=data)
+        return data
+
+    def _refuse(self, step: str, error: CityFedError) -> bytes:
+        """Write the reason down here; tell the coordinator one word."""
+        visible = isinstance(error, (PolicyViolation, ProtocolError, InsufficientBudgetError))
+        status = "refused" if visible and not self._data_touched else "unavailable"
+        try:
+            body = Refused(step=step, status=status, code=error.code, message=error.message)
+            self._journal.append(EntryKind.REFUSAL, body, now=self._clock())
+        except JournalError:
+            status = "unavailable"
+        return encode(Refusal(status=status))
+
+
+_STEPS: dict[type, tuple[str, Callable[..., bytes]]] = {
+    OpenEpoch: ("advert", Participant._open_epoch),
+    SealRequest: ("seal", Participant._seal),
+    UpdateRequest: ("update", Participant.contribute),
+    ConfirmRequest: ("confirm", Participant._confirm),
+    RevealRequest: ("reveal", Participant._reveal),
+    CloseRound: ("close", Participant._close),
+}

@@ -1,0 +1,57 @@
+"""What a department writes into its journal beside privacy charges: one small record per entry kind."""
+
+from __future__ import annotations
+
+from shared.codec import Record
+from shared.identity import Signed
+
+
+class EpochOpened(Record, frozen=True, kw_only=True):
+    """An epoch this department joined; epochs and roster serials only grow (protocol 2)."""
+
+    run: bytes
+    epoch: int
+    roster_serial: int
+
+
+class StepAnswered(Record, frozen=True, kw_only=True):
+    """The once-per-(run, round) record: written and fsynced before the reply's bytes leave (protocol 3)."""
+
+    run: bytes
+    round: int
+    step: str
+    request_hash: bytes
+    reply_hash: bytes
+
+
+class RoundFinished(Record, frozen=True, kw_only=True):
+    """The authority's signed account of a round, kept as a receipt against the authority's own journal."""
+
+    run: bytes
+    round: int
+    closed: Signed
+    final: bool
+
+
+class HeadsSeen(Record, frozen=True, kw_only=True):
+    """The newest ledger position seen of every member (privacy 6, rollback)."""
+
+    heads: dict[str, int]
+
+
+class Refused(Record, frozen=True, kw_only=True):
+    """Why this department said no; the coordinator saw only ``status``."""
+
+    step: str
+    status: str
+    code: str
+    message: str
+
+
+class Approved(Record, frozen=True, kw_only=True):
+    """One person's approval of a plan by digest (R10)."""
+
+    digest: bytes
+    person: str
+    role: str
+    author: bool

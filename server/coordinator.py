@@ -1,0 +1,394 @@
+"""The Coordinator: one run of one plan, round by round (protocol 2 and 3; design: the path of one update).
+
+It sees sums, receipts and refusals; it is trusted for availability only. The same class runs over memory,
+Flower's grid or any other :class:`~shared.transport.Transport`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from server.aggregation import weighted_mean
+from server.optimizer import ServerOptimizer
+from server.records import (
+    Countersigned,
+    DepartmentMissing,
+    EpochReady,
+    RoundDone,
+    RoundFailed,
+    RunEnded,
+    RunOpened,
+)
+from shared.codec import Record, encode, sha256
+from shared.errors import ProtocolError, RoundAbortedError
+from shared.identity import DepartmentId, IdentityKey, Roster, Signed, open_signed, sign_record
+from shared.journal import EntryKind, Journal
+from shared.messages import (
+    AdvertReply,
+    ClosedRound,
+    CloseReply,
+    CloseRound,
+    ConfirmReply,
+    HeadReceipt,
+    MaskedUpdate,
+    OpenEpoch,
+    Refusal,
+    Reply,
+    Request,
+    Reveal,
+    SealReply,
+    UpdateRequest,
+    decode_reply,
+)
+from shared.parameters import Vector, model_hash, vector_to_bytes
+from shared.plan import Plan
+from shared.secagg.server import EpochCollector, RoundCollector
+from shared.secagg.terms import round_terms
+from shared.transport import Transport
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """What a finished round shows: nothing but the sum's consequences and who took part."""
+
+    round: int
+    survivors: tuple[str, ...]
+    dropouts: tuple[str, ...]
+    model: Vector
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """The released model and the rounds that led to it."""
+
+    model: Vector
+    rounds: tuple[RoundResult, ...]
+
+
+class RunObserver(Protocol):
+    """Hears what happens in a run; must not change it."""
+
+    def phase(self, round_number: int, phase: str) -> None:
+        """A step of a round begins."""
+
+    def missing(self, round_number: int, step: str, department: str, status: str) -> None:
+        """A department gave no usable answer."""
+
+    def closed(self, result: RoundResult) -> None:
+        """A round is finished."""
+
+    def failed(self, round_number: int, error: RoundAbortedError) -> None:
+        """A round ended without a sum."""
+
+
+class SilentObserver:
+    """The null observer."""
+
+    def phase(self, round_number: int, phase: str) -> None:
+        """Ignore."""
+
+    def missing(self, round_number: int, step: str, department: str, status: str) -> None:
+        """Ignore."""
+
+    def closed(self, result: RoundResult) -> None:
+        """Ignore."""
+
+    def failed(self, round_number: int, error: RoundAbortedError) -> None:
+        """Ignore."""
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """A standing epoch and the seals that ride on its first update request."""
+
+    collector: EpochCollector
+    members: tuple[str, ...]
+    seals: Mapping[str, Signed]
+
+
+@dataclass(kw_only=True)
+class Coordinator:
+    """Runs one approved plan.
+
+    Attributes:
+        plan: the plan; ``signed_plan`` are the bytes that the departments verify.
+        roster: the city's roster, likewise with its signed bytes.
+        authority: the key that signed the plan; closes rounds.
+        transport: carries bytes to departments and back.
+        journal: the authority's own journal.
+        clock: returns the present time, UTC.
+        step_timeout_s: how long one step waits for the slowest department, in seconds.
+    """
+
+    plan: Plan
+    signed_plan: Signed
+    roster: Roster
+    signed_roster: Signed
+    authority: IdentityKey
+    transport: Transport
+    journal: Journal
+    clock: Callable[[], dt.datetime]
+    observer: RunObserver = field(default_factory=SilentObserver)
+    step_timeout_s: float = 600.0
+    _epoch_number: int = 0
+    _epoch: _Epoch | None = None
+    _optimizer: ServerOptimizer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._run = self.plan.run_id()
+        self._optimizer = ServerOptimizer.start(self.plan.server_optimizer, self.plan.layout.size)
+
+    # --- a run ---------------------------------------------------------------------------------------------
+
+    def run(self, initial_model: Vector) -> RunResult:
+        """Run the plan's rounds; a failed round uses up one attempt.
+
+        Args:
+            initial_model: shape (layout.size,), dtype float32; its hash stands in the plan.
+
+        Raises:
+            ProtocolError: ``initial-model`` when the model is not the plan's.
+            RoundAbortedError: of the last failed round, when the attempts are used up.
+        """
+        self.plan.layout.check(initial_model)
+        if model_hash(initial_model).hex() != self.plan.initial_model_sha256:
+            raise ProtocolError("initial-model", "The initial model is not the one that the plan names.")
+        opened = RunOpened(run=self._run, plan_digest=self.plan.digest(), cohort=self.plan.cohort)
+        self._log(EntryKind.RUN, opened)
+        done: list[RoundResult] = []
+        failures = 0
+        while len(done) < self.plan.rounds:
+            model = done[-1].model if done else initial_model
+            try:
+                done.append(self.run_round(len(done) + failures + 1, model, final=len(done) + 1 == self.plan.rounds))
+            except RoundAbortedError as error:
+                self._abort(len(done) + failures + 1, error)
+                failures += 1
+                if failures > self.plan.spare_attempts:
+                    self._log(EntryKind.RUN, RunEnded(run=self._run, status="failed", rounds=len(done)))
+                    raise
+        self._log(EntryKind.RUN, RunEnded(run=self._run, status="completed", rounds=len(done)))
+        return RunResult(model=done[-1].model, rounds=tuple(done))
+
+    def run_round(self, number: int, model: Vector, *, final: bool) -> RoundResult:
+        """Run one round, top to bottom.
+
+        Raises:
+            RoundAbortedError: when no sum over enough departments can be had; nothing was revealed.
+        """
+        # 1 cohort
+        self._phase(number, "cohort")
+        epoch = self._epoch or self._open_epoch(number)
+        self._epoch = epoch
+        collector = self._collector(epoch, number, model)
+        # 2 request updates
+        self._phase(number, "update")
+        self._collect_updates(epoch, collector, number, model)
+        # 3 check pair commitments: unequal means unequal model, participants or settings
+        self._guarded(collector.check_commitments)
+        # 4 confirm survivors, if any dropped
+        self._phase(number, "confirm")
+        confirmed = self._ask(number, "confirm", self._guarded(collector.confirm_requests), ConfirmReply)
+        self._take(number, "confirm", confirmed, collector.receive_confirmation)
+        # 5 reveal
+        self._phase(number, "reveal")
+        revealed = self._ask(number, "reveal", self._guarded(collector.reveal_requests), Reveal)
+        self._take(number, "reveal", revealed, collector.receive_reveal)
+        # 6 unmask the ring sum, 7 mean and optimiser step, 8 gate
+        self._phase(number, "unmask")
+        total = self._guarded(collector.unmask)
+        survivors = tuple(collector.survivors)
+        optimizer, moved = self._optimizer.step(model, weighted_mean(total, self.plan, survivors))
+        if not np.isfinite(moved).all():
+            raise RoundAbortedError("model-not-finite", f"Round {number}: the new model holds NaN or infinity.")
+        self._optimizer = optimizer
+        # 9 countersigned receipt and audit
+        self._phase(number, "close")
+        self._close(number, collector, moved, final=final)
+        dropouts = tuple(name for name in epoch.members if name not in survivors)
+        if dropouts:
+            self._epoch = None  # membership changed: the next round opens a new epoch
+        result = RoundResult(round=number, survivors=survivors, dropouts=dropouts, model=moved)
+        self.observer.closed(result)
+        return result
+
+    # --- steps ---------------------------------------------------------------------------------------------
+
+    def _open_epoch(self, number: int) -> _Epoch:
+        """Adverts, then seals (protocol 2); whoever misses a step is not in this epoch."""
+        self._epoch_number += 1
+        members: Sequence[str] = self.plan.cohort
+        while True:
+            invited, members = self._adverts(number, members)
+            sealed = self._ask(number, "seal", invited.seal_requests(), SealReply)
+            taken = self._take(number, "seal", sealed, invited.receive_seals)
+            if taken == tuple(members):
+                break
+            members = taken
+            self._epoch_number += 1  # somebody left between advert and seal: the others begin anew
+        ready = EpochReady(run=self._run, epoch=self._epoch_number, members=tuple(members))
+        self._log(EntryKind.RUN, ready)
+        return _Epoch(collector=invited, members=tuple(members), seals=invited.seals_for())
+
+    def _adverts(self, number: int, asked: Sequence[str]) -> tuple[EpochCollector, tuple[str, ...]]:
+        """Ask for adverts until everybody who was named in the cohort has answered."""
+        while True:
+            self._require_enough(number, asked)
+            collector = EpochCollector(self._run, self._epoch_number, tuple(asked), self.roster)
+            invitation = OpenEpoch(
+                run=self._run,
+                epoch=self._epoch_number,
+                cohort=tuple(asked),
+                plan=self.signed_plan,
+                roster=self.signed_roster,
+            )
+            adverts = self._ask(number, "advert", dict.fromkeys(asked, invitation), AdvertReply)
+            answered = self._take(number, "advert", adverts, collector.receive_advert)
+            if answered == tuple(asked):
+                return collector, answered
+            asked = answered
+            self._epoch_number += 1
+
+    def _require_enough(self, number: int, members: Sequence[str]) -> None:
+        """Refuse to go on below the plan's floor."""
+        floor = max(self.plan.aggregation.min_contributors, self.plan.aggregation.threshold)
+        if len(members) < floor:
+            raise RoundAbortedError(
+                "below-threshold", f"Round {number}: {len(members)} departments take part, the plan needs {floor}."
+            )
+
+    def _collector(self, epoch: _Epoch, number: int, model: Vector) -> RoundCollector:
+        """Fix the round's terms, the same ones that every department computes itself."""
+        terms = round_terms(
+            self.plan,
+            epoch_id=epoch.collector.epoch_id,
+            round_number=number,
+            participants=epoch.members,
+            model_hash=model_hash(model),
+        )
+        return RoundCollector(terms, self.roster)
+
+    def _collect_updates(self, epoch: _Epoch, collector: RoundCollector, number: int, model: Vector) -> None:
+        """Send the model, add each masked vector to the ring sum as it arrives."""
+        raw = vector_to_bytes(model)
+        requests = {
+            name: UpdateRequest(
+                run=self._run,
+                epoch=self._epoch_number,
+                round=number,
+                participants=epoch.members,
+                model=raw,
+                seals=dict(epoch.seals),
+            )
+            for name in epoch.members
+        }
+        updates = self._ask(number, "update", requests, MaskedUpdate)
+        self._take(number, "update", updates, collector.receive_update)
+        self._require_enough(number, tuple(collector.survivors))
+
+    def _close(self, number: int, collector: RoundCollector, model: Vector, *, final: bool) -> None:
+        """Sign the round's account, collect countersignatures, write both down."""
+        receipts = dict(collector.receipts)
+        done = RoundDone(
+            run=self._run,
+            round=number,
+            sid=collector.terms.sid(),
+            survivors=tuple(collector.survivors),
+            model_hash=model_hash(model),
+            receipts=receipts,
+        )
+        self._log(EntryKind.ROUND, done)
+        closed = ClosedRound(
+            run=self._run,
+            round=number,
+            sid=done.sid,
+            survivors=done.survivors,
+            model_hash=done.model_hash,
+            receipts_hash=sha256(*(receipts[name].body for name in sorted(receipts))),
+            journal_sequence=self.journal.head.sequence,
+            journal_head=self.journal.head.digest,
+        )
+        message = CloseRound(closed=sign_record(self.authority, "round-closed", closed), final=final)
+        replies = self._ask(number, "close", dict.fromkeys(done.survivors, message), CloseReply)
+        heads: dict[str, Signed] = {}
+
+        def keep(name: DepartmentId, reply: CloseReply) -> None:
+            receipt = open_signed(self.roster.members[name], "head-receipt", reply.receipt, HeadReceipt)
+            if receipt.department != name or receipt.closed_hash != sha256(message.closed.body):
+                raise ProtocolError("head-receipt-foreign", f"The countersignature of {name} is for something else.")
+            heads[name] = reply.receipt
+
+        self._take(number, "close", replies, keep)
+        self._log(EntryKind.ROUND, Countersigned(run=self._run, round=number, receipts=heads))
+
+    # --- plumbing ------------------------------------------------------------------------------------------
+
+    def _ask(self, number: int, step: str, requests: Mapping[str, Request], kind: type[R]) -> dict[DepartmentId, R]:
+        """Send requests, decode replies strictly; whoever gives no usable one is missing by name."""
+        if not requests:
+            return {}
+        outbound = {DepartmentId(name): encode(request) for name, request in requests.items()}
+        inbound = self.transport.exchange(outbound, timeout_s=self.step_timeout_s)
+        usable: dict[DepartmentId, R] = {}
+        for name in sorted(outbound):
+            status = "no-answer"
+            if name in inbound:
+                try:
+                    reply: Reply | None = decode_reply(inbound[name])
+                except ProtocolError as error:
+                    reply, status = None, error.code
+                if isinstance(reply, kind):
+                    usable[name] = reply
+                    continue
+                if isinstance(reply, Refusal):
+                    status = reply.status
+            self._missing(number, step, name, status)
+        return usable
+
+    def _take(
+        self, number: int, step: str, replies: Mapping[DepartmentId, R], receive: Callable[[DepartmentId, R], object]
+    ) -> tuple[str, ...]:
+        """Hand replies to a collector; a reply that it refuses makes its sender missing. Returns who counted."""
+        taken = []
+        for name, reply in replies.items():
+            try:
+                receive(name, reply)
+            except ProtocolError as error:
+                self._missing(number, step, name, error.code)
+                continue
+            taken.append(name)
+        return tuple(taken)
+
+    def _guarded(self, step: Callable[[], R]) -> R:
+        """Turn a protocol failure of the whole round into an abort by name."""
+        try:
+            return step()
+        except ProtocolError as error:
+            raise RoundAbortedError(error.code, error.message) from error
+
+    def _abort(self, number: int, error: RoundAbortedError) -> None:
+        """Write a failed round down; the next attempt starts with a fresh epoch."""
+        self._epoch = None
+        self._log(EntryKind.ROUND, RoundFailed(run=self._run, round=number, code=error.code, message=error.message))
+        self.observer.failed(number, error)
+
+    def _missing(self, number: int, step: str, department: str, status: str) -> None:
+        """Write down that a department gave no usable answer."""
+        body = DepartmentMissing(run=self._run, round=number, step=step, department=department, status=status)
+        self._log(EntryKind.REFUSAL, body)
+        self.observer.missing(number, step, department, status)
+
+    def _phase(self, number: int, phase: str) -> None:
+        """Tell the observer."""
+        self.observer.phase(number, phase)
+
+    def _log(self, kind: EntryKind, body: Record) -> None:
+        """Append to the authority's journal."""
+        self.journal.append(kind, body, now=self.clock())

@@ -1,0 +1,57 @@
+"""Server optimisers: what the authority does with the mean update (Reddi et al. 2021, Algorithm 2).
+
+All of them are post-processing of a released sum, so none changes the privacy guarantee.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from shared.parameters import Vector
+from shared.plan import ServerOptimizerSpec
+
+
+@dataclass(frozen=True)
+class ServerOptimizer:
+    """A server optimiser and its moments; :meth:`step` returns the successor.
+
+    Attributes:
+        spec: kind and rates from the plan.
+        momentum: first moment, shape (layout.size,), dtype float32; zeros at the start.
+        variance: second moment, same shape; ``tau`` squared at the start, as in the paper.
+    """
+
+    spec: ServerOptimizerSpec
+    momentum: Vector
+    variance: Vector
+
+    @classmethod
+    def start(cls, spec: ServerOptimizerSpec, size: int) -> ServerOptimizer:
+        """Return the optimiser before its first step."""
+        zeros = np.zeros(size, dtype=np.float32)
+        return cls(spec=spec, momentum=zeros, variance=np.full(size, spec.tau**2, dtype=np.float32))
+
+    def step(self, model: Vector, mean_update: Vector) -> tuple[ServerOptimizer, Vector]:
+        """Apply one mean update.
+
+        Args:
+            model: shape (layout.size,), dtype float32.
+            mean_update: weighted mean of the departments' updates, same shape.
+
+        Returns:
+            The successor and the new model.
+        """
+        spec = self.spec
+        if spec.kind == "fedavg":
+            return self, (model + spec.learning_rate * mean_update).astype(np.float32)
+        momentum = spec.beta1 * self.momentum + (1 - spec.beta1) * mean_update
+        square = np.square(mean_update)
+        if spec.kind == "fedadam":
+            variance = spec.beta2 * self.variance + (1 - spec.beta2) * square
+        else:
+            variance = self.variance - (1 - spec.beta2) * square * np.sign(self.variance - square)
+        moved = model + spec.learning_rate * momentum / (np.sqrt(variance) + spec.tau)
+        successor = replace(self, momentum=momentum.astype(np.float32), variance=variance.astype(np.float32))
+        return successor, moved.astype(np.float32)

@@ -1,0 +1,104 @@
+"""Draft, calibrate and sign plans at the authority."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+
+from shared.identity import DepartmentId, IdentityKey, Roster, Signed, sign_record
+from shared.package import package_digest
+from shared.parameters import Layout, Vector, model_hash
+from shared.plan import (
+    PLAN_LABEL,
+    DatasetTerms,
+    LocalOptimizer,
+    ModelSpec,
+    Plan,
+    ServerOptimizerSpec,
+    TaskSpec,
+    default_aggregation,
+)
+from shared.privacy.accountant import calibrate_noise
+from shared.privacy.plan import PrivacyBudget, PrivacyParams
+
+
+def calibrated_privacy(
+    budget: PrivacyBudget, *, sample_rate: float, steps: int, attempts: int, max_grad_norm: float
+) -> PrivacyParams:
+    """Return privacy parameters whose noise meets the budget over all rounds and spare attempts.
+
+    Args:
+        budget: what the whole run may cost.
+        sample_rate: Poisson rate of one step.
+        steps: noisy steps of one round.
+        attempts: rounds plus spare attempts; all of them are charged before the first round.
+        max_grad_norm: clip norm per unit.
+    """
+    noise = calibrate_noise(budget=budget, sample_rate=sample_rate, total_steps=steps * attempts)
+    return PrivacyParams(
+        budget=budget,
+        sample_rate=sample_rate,
+        steps=steps,
+        max_grad_norm=max_grad_norm,
+        noise_multiplier=noise,
+    )
+
+
+def draft_plan(
+    *,
+    name: str,
+    purpose: str,
+    approval: int,
+    valid_from: dt.date,
+    valid_until: dt.date,
+    task: TaskSpec,
+    model: ModelSpec,
+    layout: Layout,
+    initial_model: Vector,
+    contracts: Mapping[DepartmentId, str],
+    public_sizes: Mapping[DepartmentId, int],
+    roster: Roster,
+    privacy: PrivacyParams,
+    bound: float,
+    rounds: int,
+    spare_attempts: int,
+    local_optimizer: LocalOptimizer,
+    server_optimizer: ServerOptimizerSpec,
+) -> Plan:
+    """Put a plan together from what the departments declared.
+
+    Weights are the public sizes over the largest one: constants of the plan, never counts of rows.
+
+    Raises:
+        ValueError: the cohort or another number is impossible.
+    """
+    largest = max(public_sizes.values())
+    datasets = {
+        str(department): DatasetTerms(contract_hash=contracts[department], public_size=size, weight=size / largest)
+        for department, size in sorted(public_sizes.items())
+    }
+    return Plan(
+        name=name,
+        purpose=purpose,
+        approval=approval,
+        valid_from=valid_from,
+        valid_until=valid_until,
+        package_digest=package_digest(),
+        task=task,
+        model=model,
+        layout=layout,
+        initial_model_sha256=model_hash(initial_model).hex(),
+        datasets=datasets,
+        roster_size=len(roster.members),
+        privacy=privacy,
+        aggregation=default_aggregation(len(roster.members), bound=bound),
+        rounds=rounds,
+        spare_attempts=spare_attempts,
+        local_optimizer=local_optimizer,
+        server_optimizer=server_optimizer,
+    )
+
+
+def sign_plan(plan: Plan, authority: IdentityKey) -> Signed:
+    """Sign a plan; departments approve the digest of exactly these bytes."""
+    return sign_record(authority, PLAN_LABEL, plan)

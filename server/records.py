@@ -1,0 +1,68 @@
+"""What the authority writes into its journal."""
+
+from __future__ import annotations
+
+from shared.codec import Record
+from shared.identity import Signed
+
+
+class RunOpened(Record, frozen=True, kw_only=True):
+    """A run began: its plan by digest and the cohort asked."""
+
+    run: bytes
+    plan_digest: bytes
+    cohort: tuple[str, ...]
+
+
+class EpochReady(Record, frozen=True, kw_only=True):
+    """An epoch stands: who takes part."""
+
+    run: bytes
+    epoch: int
+    members: tuple[str, ...]
+
+
+class DepartmentMissing(Record, frozen=True, kw_only=True):
+    """A department gave no usable answer in one step; ``status`` is all that the authority knows."""
+
+    run: bytes
+    round: int
+    step: str
+    department: str
+    status: str
+
+
+class RoundDone(Record, frozen=True, kw_only=True):
+    """A finished round: survivors, model by hash, and every survivor's signed receipt."""
+
+    run: bytes
+    round: int
+    sid: bytes
+    survivors: tuple[str, ...]
+    model_hash: bytes
+    receipts: dict[str, Signed]
+
+
+class Countersigned(Record, frozen=True, kw_only=True):
+    """The departments' countersignatures on a closed round; they hold each journal's head."""
+
+    run: bytes
+    round: int
+    receipts: dict[str, Signed]
+
+
+class RoundFailed(Record, frozen=True, kw_only=True):
+    """A round that ended without a sum, and why."""
+
+    run: bytes
+    round: int
+    code: str
+    message: str
+
+
+class RunEnded(Record, frozen=True, kw_only=True):
+    """The end of a run: ``completed`` or ``failed``."""
+
+    run: bytes
+    status: str
+    rounds: int

@@ -1,0 +1,65 @@
+"""What the three commands share: one handler for errors, one way to print, documented exit codes.
+
+Exit codes are those of :mod:`shared.errors`; 0 is success, 2 also a wrong option, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import msgspec
+import typer
+from rich.console import Console
+
+from shared.errors import CityFedError
+
+INTERRUPTED = 130
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """Return an application that shows help without arguments and never prints local variables."""
+    return typer.Typer(help=help_text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def run_app(app: typer.Typer, *, on_interrupt: Callable[[], str | None] = lambda: None) -> None:
+    """Run a command line: one sentence on standard error for every refusal, never a traceback.
+
+    Args:
+        app: the application.
+        on_interrupt: returns a sentence to print after Ctrl-C, for example how to go on.
+    """
+    try:
+        status = app(standalone_mode=False)
+    except CityFedError as error:
+        _say(error.diagnostics())
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _say(on_interrupt() or "Stopped.")
+        sys.exit(INTERRUPTED)
+    except _usage_errors() as error:
+        error.show()
+        sys.exit(error.exit_code)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def print_json(value: object) -> None:
+    """Print one object as indented JSON on standard output."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def console() -> Console:
+    """Return the console for people: standard error, so that standard output holds results only."""
+    return Console(stderr=True)
+
+
+def _usage_errors() -> type[Exception]:
+    """Return the family of wrong options and arguments."""
+    import click  # noqa: PLC0415 - typer's own dependency, needed here only
+
+    return click.ClickException
+
+
+def _say(sentence: str) -> None:
+    """Print one sentence for a person."""
+    sys.stderr.write(f"{sentence}\n")

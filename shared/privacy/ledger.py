@@ -1,0 +1,320 @@
+"""The privacy ledger: charges as entries of the journal, written before a record is touched (privacy 6).
+
+A run is reserved in full, each attempt is burned before it starts, and only a clean end settles the rest. A
+crash, a retry or a reopened journal can therefore only over-count (promise P3). The state in memory is a fold
+over the journal's entries: what is not durable does not exist.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable, Iterator
+
+from shared.codec import Record, decode, encode
+from shared.errors import InsufficientBudgetError, JournalError, ProtocolError
+from shared.journal import EntryKind, Journal, JournalEntry
+from shared.privacy.accountant import ACCOUNTANT, MechanismEvent, epsilon, filter_epsilon
+from shared.privacy.charges import (
+    BudgetQuote,
+    Budgets,
+    BudgetStatus,
+    ExportedCharge,
+    PlanCharge,
+    charge_of,
+    quote_charge,
+)
+
+__all__ = [
+    "AttemptBurned",
+    "BudgetQuote",
+    "BudgetStatus",
+    "Budgets",
+    "ChargeReserved",
+    "ExportedCharge",
+    "PlanCharge",
+    "PrivacyLedger",
+    "Reservation",
+    "RunSettled",
+    "charge_of",
+]
+
+
+class ChargeReserved(Record, frozen=True, kw_only=True):
+    """Body of ``charge-reserved``: the charge, the caps it was held against, and whether it closes the lifetime."""
+
+    charge: PlanCharge
+    budgets: Budgets
+    closes_lifetime: bool
+
+
+class AttemptBurned(Record, frozen=True, kw_only=True):
+    """Body of ``charge-burned``: this round's attempt counts, whatever happens next."""
+
+    run: bytes
+    round: int
+
+
+class RunSettled(Record, frozen=True, kw_only=True):
+    """Body of ``charge-settled``: the run ended cleanly and only its burned attempts count."""
+
+    run: bytes
+
+
+class _Account:
+    """The fold of one run's entries; each step may be applied twice without harm."""
+
+    def __init__(self, entry: JournalEntry, reserved: ChargeReserved) -> None:
+        self.sequence = entry.sequence
+        self.time = entry.time
+        self.charge = reserved.charge
+        self.closes_lifetime = reserved.closes_lifetime
+        self.burned: frozenset[int] = frozenset()
+        self.settled = False
+
+    @property
+    def counted_attempts(self) -> int:
+        """Attempts that count as spent: all of them until the run is settled."""
+        return len(self.burned) if self.settled else self.charge.attempts
+
+
+class Reservation:
+    """A run's durable reservation; the trainer holds it and burns an attempt before each round."""
+
+    def __init__(self, ledger: PrivacyLedger, account: _Account) -> None:
+        self._ledger = ledger
+        self._account = account
+
+    @property
+    def charge(self) -> PlanCharge:
+        """What was reserved."""
+        return self._account.charge
+
+    @property
+    def burned(self) -> frozenset[int]:
+        """Rounds whose attempt was burned."""
+        return self._account.burned
+
+    @property
+    def settled(self) -> bool:
+        """Whether the run ended cleanly."""
+        return self._account.settled
+
+    @property
+    def attempts_left(self) -> int:
+        """Attempts that can still be burned."""
+        return 0 if self.settled else self.charge.attempts - len(self.burned)
+
+    def burn(self, round_number: int) -> None:
+        """Count one attempt for this round; durable when it returns, and never given back.
+
+        Raises:
+            ProtocolError: ``run-already-settled``, ``attempt-already-burned``.
+            InsufficientBudgetError: ``attempts-exhausted``.
+            JournalError: when the entry could not be made durable; the attempt must not start.
+        """
+        self._ledger._burn(self._account, round_number)  # noqa: SLF001 - one state machine in two classes
+
+    def settle(self) -> None:
+        """End the run cleanly: from now on only burned attempts count. Settling twice is harmless.
+
+        Raises:
+            JournalError: when the entry could not be made durable; the full charge stays.
+        """
+        self._ledger._settle(self._account)  # noqa: SLF001 - as above
+
+
+class PrivacyLedger:
+    """Every privacy charge of one department, kept in its journal.
+
+    Guarantees:
+        What :meth:`history` counts is never less than the attempts burned, before and after a crash at any point.
+        All charges of a data set together satisfy the lifetime budget that they were reserved under.
+    """
+
+    def __init__(self, journal: Journal, clock: Callable[[], dt.datetime]) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._accounts: dict[bytes, _Account] = {}
+        self._seen = 0
+        self._catch_up()
+
+    def quote(self, charge: PlanCharge, budgets: Budgets) -> BudgetQuote:
+        """Say what a charge would cost and whether it fits, without any effect.
+
+        For a run that is reserved already the figures include it once.
+        """
+        with self._lock:
+            self._catch_up()
+            others = [account for account in self._of(charge.dataset) if account.charge.run != charge.run]
+            return quote_charge(charge, budgets, _events(others), closed=_closed(others))
+
+    def reserve(self, charge: PlanCharge, budgets: Budgets) -> Reservation:
+        """Reserve all attempts of a run; durable when it returns.
+
+        Reserving a run again gives the existing reservation, if the charge is the same.
+
+        Raises:
+            ProtocolError: ``run-already-reserved`` for another charge, ``run-already-settled``,
+                ``accountant-unknown``.
+            InsufficientBudgetError: ``budget-delta``, ``budget-run``, ``budget-closed``, ``budget-lifetime``.
+            JournalError: when the entry could not be made durable; no record may be touched then.
+        """
+        with self._lock:
+            existing = self.reservation(charge.run)
+            if existing is not None:
+                return _same(existing, charge)
+            if charge.accountant != ACCOUNTANT:
+                raise ProtocolError("accountant-unknown", f"The plan's accountant is not {ACCOUNTANT}, used here.")
+            quote = self.quote(charge, budgets)
+            if not quote.fits:
+                raise InsufficientBudgetError(quote.code, quote.reason)
+            body = ChargeReserved(charge=charge, budgets=budgets, closes_lifetime=quote.closes_lifetime)
+            self._write(EntryKind.RESERVED, body)
+            return Reservation(self, self._accounts[charge.run])
+
+    def reservation(self, run: bytes) -> Reservation | None:
+        """Return the reservation of a run, if it has one."""
+        with self._lock:
+            self._catch_up()
+            account = self._accounts.get(run)
+            return None if account is None else Reservation(self, account)
+
+    def history(self, dataset: str) -> tuple[MechanismEvent, ...]:
+        """Return what counts as spent: unsettled runs in full, settled runs with their burned attempts."""
+        with self._lock:
+            self._catch_up()
+            return _events(self._of(dataset))
+
+    def status(self, dataset: str, budgets: Budgets) -> BudgetStatus:
+        """Report a data set's lifetime budget."""
+        with self._lock:
+            self._catch_up()
+            accounts = self._of(dataset)
+        counted, cap, delta = _events(accounts), budgets.lifetime.epsilon, budgets.lifetime.delta
+        closed, used = _closed(accounts), filter_epsilon(counted, delta)
+        burned = [item.charge.event.times(len(item.burned)) for item in accounts if item.burned]
+        after = quote_charge(accounts[-1].charge, budgets, counted, closed=closed) if accounts else None
+        return BudgetStatus(
+            dataset=dataset,
+            runs=len(accounts),
+            spent_epsilon=epsilon(burned, delta),
+            reserved_epsilon=epsilon(counted, delta),
+            filter_epsilon=used,
+            cap=cap,
+            delta=delta,
+            left=0.0 if closed else max(0.0, cap - used),
+            closed=closed,
+            next_epsilon=None if after is None else after.epsilon_lifetime_after,
+            next_fits=None if after is None else after.fits,
+        )
+
+    def export(self) -> Iterator[ExportedCharge]:
+        """Yield every run's mechanisms in order; encode each as one line of JSON."""
+        with self._lock:
+            self._catch_up()
+            accounts = list(self._accounts.values())
+        yield from map(_exported, accounts)
+
+    def _burn(self, account: _Account, round_number: int) -> None:
+        """See :meth:`Reservation.burn`."""
+        with self._lock:
+            self._catch_up()
+            if account.settled:
+                raise ProtocolError("run-already-settled", "The run is settled; no further attempt can be made.")
+            if round_number in account.burned:
+                raise ProtocolError(
+                    "attempt-already-burned", f"The attempt of round {round_number} was made already; use a new round."
+                )
+            if len(account.burned) >= account.charge.attempts:
+                raise InsufficientBudgetError(
+                    "attempts-exhausted", f"All {account.charge.attempts} attempts reserved for the run are burned."
+                )
+            self._write(EntryKind.BURNED, AttemptBurned(run=account.charge.run, round=round_number))
+
+    def _settle(self, account: _Account) -> None:
+        """See :meth:`Reservation.settle`."""
+        with self._lock:
+            self._catch_up()
+            if not account.settled:
+                self._write(EntryKind.SETTLED, RunSettled(run=account.charge.run))
+
+    def _write(self, kind: EntryKind, body: Record) -> None:
+        """Append durably, then read it back into the state."""
+        self._journal.append(kind, body, now=self._clock())
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Fold entries that are in the journal and not yet in the state; after an interrupt, too."""
+        if self._journal.head.sequence > self._seen:
+            for entry in self._journal.entries(after=self._seen):
+                self._apply(entry)
+                self._seen = entry.sequence
+
+    def _apply(self, entry: JournalEntry) -> None:
+        """Fold one entry."""
+        if entry.kind == EntryKind.RESERVED:
+            reserved = decode(entry.body, ChargeReserved, error=JournalError)
+            self._accounts.setdefault(reserved.charge.run, _Account(entry, reserved))
+        elif entry.kind == EntryKind.BURNED:
+            burned = decode(entry.body, AttemptBurned, error=JournalError)
+            account = self._account(burned.run, entry)
+            account.burned |= {burned.round}
+        elif entry.kind == EntryKind.SETTLED:
+            settled = decode(entry.body, RunSettled, error=JournalError)
+            self._account(settled.run, entry).settled = True
+
+    def _account(self, run: bytes, entry: JournalEntry) -> _Account:
+        """The account that an entry belongs to."""
+        if run not in self._accounts:
+            raise JournalError("ledger-inconsistent", f"Entry {entry.sequence} belongs to a run never reserved.")
+        return self._accounts[run]
+
+    def _of(self, dataset: str) -> list[_Account]:
+        """The accounts of one data set in order of reservation."""
+        return [account for account in self._accounts.values() if account.charge.dataset == dataset]
+
+
+def _same(existing: Reservation, charge: PlanCharge) -> Reservation:
+    """Return the reservation if the charge is byte-identical and the run still open."""
+    if encode(existing.charge) != encode(charge):
+        raise ProtocolError("run-already-reserved", "The run was reserved with another charge; a new run is needed.")
+    if existing.settled:
+        raise ProtocolError("run-already-settled", "The run is settled; no further attempt can be made.")
+    return existing
+
+
+def _events(accounts: list[_Account]) -> tuple[MechanismEvent, ...]:
+    """What counts as spent for these runs."""
+    counted = [(account.charge.event, account.counted_attempts) for account in accounts]
+    return tuple(event.times(attempts) for event, attempts in counted if attempts)
+
+
+def _closed(accounts: list[_Account]) -> bool:
+    """Whether a run that counts closed the lifetime budget; one that released nothing left it empty."""
+    return any(account.closes_lifetime and account.counted_attempts for account in accounts)
+
+
+def _exported(account: _Account) -> ExportedCharge:
+    """One run for the export."""
+    charge = account.charge
+    return ExportedCharge(
+        sequence=account.sequence,
+        time=account.time,
+        run=charge.run.hex(),
+        dataset=charge.dataset,
+        unit=charge.unit,
+        relation=charge.event.relation,
+        mechanism=charge.event.mechanism,
+        noise_multiplier=charge.event.noise_multiplier,
+        sample_rate=charge.event.sample_rate,
+        steps_per_attempt=charge.event.steps,
+        attempts_reserved=charge.attempts,
+        attempts_burned=len(account.burned),
+        settled=account.settled,
+        counted_steps=charge.event.steps * account.counted_attempts,
+        delta=charge.delta,
+        accountant=charge.accountant,
+        public_size=charge.public_size,
+    )

@@ -1,0 +1,116 @@
+"""The pretrained text encoder: a BERT read from a local folder, mean-pooled to unit length.
+
+The weights must have the hash that the plan states. Importing this module imports transformers, which takes
+seconds; training a head on cached features does without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from msgspec import structs
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from shared.errors import ModelError
+from shared.plan import ModelSpec
+from shared.tasks.encoder_files import EncoderConfig, pad, read_base_file, read_config, tokenize
+
+ENCODE_BATCH = 64
+
+UNUSED_TENSORS = ("pooler.", "embeddings.position_ids")
+"""Prefixes of tensors in published weights that a mean-pooled encoder does not have."""
+
+
+class MeanPoolEncoder(nn.Module):
+    """BERT without dropout and pooler; the mean of the last layer's token vectors, scaled to unit length.
+
+    Token-type and position ids are explicit, contiguous and repeated for every unit: left to BERT they have
+    batch size 1, which per-unit gradients cannot use (privacy 8).
+
+    Args:
+        config: the shapes.
+        trainable_layers: how many of the last layers are trained; embeddings stay frozen.
+    """
+
+    def __init__(self, config: EncoderConfig, *, trainable_layers: int = 0) -> None:
+        super().__init__()
+        settings = structs.asdict(config)
+        self.bert = BertModel(
+            BertConfig(**settings, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), add_pooling_layer=False
+        )
+        self.first_trainable = config.num_hidden_layers - trainable_layers
+        self.bert.requires_grad_(requires_grad=False)
+        for layer in self.bert.encoder.layer[self.first_trainable :]:
+            layer.requires_grad_(requires_grad=True)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return unit vectors of shape (batch, hidden_size).
+
+        Args:
+            input_ids: shape (batch, tokens), int64.
+            attention_mask: shape (batch, tokens), bool, True for tokens that count.
+        """
+        batch, tokens = input_ids.shape
+        positions = torch.arange(tokens, device=input_ids.device).repeat(batch, 1)
+        hidden: Tensor = self.bert.embeddings(
+            input_ids=input_ids, token_type_ids=torch.zeros_like(input_ids), position_ids=positions
+        )
+        for index, layer in enumerate(self.bert.encoder.layer):
+            if index == self.first_trainable and torch.is_grad_enabled():
+                # Backward hooks of the first trained layer fire only when its input asks for a gradient.
+                hidden = hidden.detach().requires_grad_()
+            hidden = layer(hidden, attention_mask[:, None, None, :])
+        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        mean = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return nn.functional.normalize(mean, dim=1)
+
+
+def load_encoder(spec: ModelSpec, weights_dir: Path, *, trainable_layers: int = 0) -> MeanPoolEncoder:
+    """Load the encoder whose weights have the hash that the plan states.
+
+    Raises:
+        SetupError: ``base-weights-missing``.
+        ModelError: ``encoder-config``, ``base-weights-mismatch``, ``base-weights-corrupt``.
+    """
+    config = read_config(weights_dir)
+    path = weights_dir / "model.safetensors"
+    data = read_base_file(path)
+    if hashlib.sha256(data).hexdigest() != spec.base_weights_sha256:
+        raise ModelError("base-weights-mismatch", f"{path} does not have the SHA-256 that the plan states.")
+    try:
+        tensors = {name: value for name, value in load(data).items() if not name.startswith(UNUSED_TENSORS)}
+        encoder = MeanPoolEncoder(config, trainable_layers=trainable_layers)
+        encoder.bert.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError, ValueError) as cause:
+        raise ModelError("base-weights-corrupt", f"{path} does not fit the encoder of its config.json.") from cause
+    return encoder
+
+
+def encode_texts(spec: ModelSpec, texts: Sequence[str], weights_dir: Path, device: torch.device) -> NDArray[np.float32]:
+    """Return the frozen encoder's features, shape (n, hidden_size), computed in batches of similar length.
+
+    Raises:
+        SetupError: ``base-weights-missing``.
+        ModelError: see :func:`load_encoder` and :func:`tokenize`.
+        ConfigError: ``max-tokens``.
+    """
+    encoder = load_encoder(spec, weights_dir).to(device).eval()
+    config = read_config(weights_dir)
+    rows = tokenize(spec, texts, weights_dir)
+    order = np.argsort([row.size for row in rows], kind="stable")
+    features = np.empty((len(rows), config.hidden_size), dtype=np.float32)
+    for start in range(0, len(rows), ENCODE_BATCH):
+        chunk = order[start : start + ENCODE_BATCH]
+        ids, mask = pad([rows[index] for index in chunk], config.pad_token_id)
+        with torch.inference_mode():
+            vectors = encoder(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
+        features[chunk] = vectors.cpu().numpy()
+    return features

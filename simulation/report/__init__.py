@@ -1,0 +1,31 @@
+"""The report of a run: ``report.html``, ``report.md`` and the model card, all from the same summary.
+
+:func:`write_report` builds one :class:`~simulation.report.document.Document` and renders it twice, so the two
+files cannot show different figures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from simulation.report.card import model_card
+from simulation.report.content import build_document
+from simulation.report.markdown import render_markdown
+from simulation.report.page import render_page
+from simulation.summary import read_metrics, read_summary, write_whole
+
+__all__ = ["HTML_FILE", "MARKDOWN_FILE", "model_card", "write_report"]
+
+HTML_FILE = "report.html"
+MARKDOWN_FILE = "report.md"
+
+
+def write_report(run_dir: Path) -> None:
+    """Read ``summary.json`` and ``metrics.jsonl`` of a run folder and (re)write its two reports.
+
+    Raises:
+        ConfigError: ``run-folder-summary``, ``run-folder-malformed``.
+    """
+    document = build_document(read_summary(run_dir), read_metrics(run_dir))
+    write_whole(run_dir / HTML_FILE, render_page(document).encode())
+    write_whole(run_dir / MARKDOWN_FILE, render_markdown(document).encode())

@@ -1,0 +1,99 @@
+"""What the figures mean, in words that the report and the model card share (privacy 1).
+
+Change a sentence here only together with ``docs/privacy.md``; every report repeats it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from simulation.report import figures
+from simulation.summary import PrivacySummary, RunSummary
+
+UNIT_LABELS = {"record": "record, not per person"}
+UNIT_WORDS = {
+    "record": "record (one row of a department's data). Record level: not per person; "
+    "somebody with several records is protected less than the figure says.",
+}
+RELATION_WORDS = {
+    "add-remove": "add-remove: the data with one record more or less. For one record exchanged for another the figure "
+    "is larger.",
+}
+MECHANISM_WORDS = {
+    "poisson-dpsgd": "poisson-dpsgd: each step draws units by independent coins, clips the gradient of each, adds them "
+    "up, adds Gaussian noise inside the department and divides by a public number.",
+}
+SCOPE = (
+    "this run at one department: {rounds} of {steps}, and {spare}, all charged before the first round. Other "
+    "runs on the same data add up in the department's ledger; no budget refills by waiting."
+)
+AGAINST_WORDS = {
+    "poisson-dpsgd": "the coordinator, the other departments and everybody who gets the model. Each department adds "
+    "its full noise itself, so the figure does not rest on the encryption and holds even if all others work together. "
+    "It does rest on the department's own machine running the reviewed software.",
+}
+IS_NOT = (
+    "not a probability and not a share of records; it says nothing about what is true of somebody whether or not "
+    "their record was used. Who took part, when, and the declared public size of each data set are public and "
+    "outside the figure."
+)
+ON_ONE_MACHINE = (
+    "This was a simulation on one machine: it held the keys and the data of every department. The verification, "
+    "training, accounting and encryption are the code that departments run, the separation of machines is not."
+)
+NOT_PROMISED = (
+    "That a department tells the truth about its data.",
+    "Protection from harm by an update that stays below the norm bound.",
+    "Anything about what can be inferred from the released model beyond epsilon.",
+    "Secrecy of who took part and when.",
+    "Availability: a department or the coordinator can always stop a run.",
+    "Protection from side channels of shared hardware.",
+)
+UNSAFE_NOISE = (
+    "This run used the unsafe test noise source. It protects nobody: every privacy figure below describes the plan and "
+    "not what happened. Do not release the model."
+)
+
+
+def odds_sentence(epsilon: float, delta: float, unit: str) -> str:
+    """Say in plain words what an (epsilon, delta) bounds."""
+    return (
+        f"Epsilon {figures.epsilon(epsilon)} means: whoever sees all that was released, and knows everything else, "
+        f"can raise or lower the odds that one given {unit} was in the data by a factor of at most "
+        f"{figures.factor(math.exp(epsilon))}, with a slack of delta = {figures.delta(delta)}."
+    )
+
+
+def privacy_terms(privacy: PrivacySummary, summary: RunSummary) -> tuple[tuple[str, str], ...]:
+    """Return (term, meaning) for everything that privacy 1 asks a report to state."""
+    unit = privacy.unit
+    return (
+        ("Unit", UNIT_WORDS[unit]),
+        ("Relation", RELATION_WORDS[privacy.relation]),
+        ("Mechanism", MECHANISM_WORDS[privacy.mechanism]),
+        ("Sampling", f"{privacy.sampling}, rate {figures.number(privacy.sample_rate)} a step"),
+        ("Clip (max_grad_norm)", f"{figures.number(privacy.max_grad_norm)} for each {unit}"),
+        ("Noise multiplier", f"{figures.number(privacy.noise_multiplier)} (noise stddev divided by the clip)"),
+        ("Steps", f"{figures.count(privacy.steps)} a round"),
+        ("Accountant", privacy.accountant),
+        ("Scope", _scope(privacy, summary)),
+        ("Against whom", AGAINST_WORDS[privacy.mechanism]),
+        ("What the number is not", IS_NOT),
+    )
+
+
+def _scope(privacy: PrivacySummary, summary: RunSummary) -> str:
+    """Return the composition scope with the run's own counts."""
+    return SCOPE.format(
+        rounds=figures.counted(summary.rounds, "round"),
+        steps=figures.counted(privacy.steps, "step"),
+        spare=figures.counted(summary.spare_attempts, "spare attempt"),
+    )
+
+
+def same_terms(summary: RunSummary) -> list[tuple[tuple[str, ...], PrivacySummary]]:
+    """Group the departments that have the same terms, so that equal text stands once."""
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, privacy in summary.privacy.items():
+        groups.setdefault(privacy_terms(privacy, summary), []).append(name)
+    return [(tuple(names), summary.privacy[names[0]]) for names in groups.values()]

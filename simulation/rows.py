@@ -1,0 +1,111 @@
+"""Splits: each seed gives every department rows to train on and rows to be measured on.
+
+The files keep the department's own columns, so binding, validation and loading run as in a deployment.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+
+from shared.errors import ConfigError
+from simulation.home import make_private_folder, write_private_file
+
+TRAIN_BINDING = "binding.toml"
+HOLDOUT_BINDING = "holdout.toml"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One department's split in one seed: two bindings, two files, one folder."""
+
+    folder: Path
+
+    @property
+    def train(self) -> Path:
+        """Binding of the rows to train on."""
+        return self.folder / TRAIN_BINDING
+
+    @property
+    def holdout(self) -> Path:
+        """Binding of the rows to be measured on."""
+        return self.folder / HOLDOUT_BINDING
+
+    def forget_rows(self) -> None:
+        """Delete the copied rows; bindings and declaration stay as evidence of what ran."""
+        for name in ("train.csv", "holdout.csv"):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def split_rows(binding: Path, folder: Path, *, seed: int, limit: int, holdout: float) -> Split:
+    """Split the rows behind a binding into two files with a binding each.
+
+    Args:
+        binding: the department's binding TOML.
+        folder: where to write; made private.
+        seed: draws the split; the same seed gives the same split on every machine.
+        limit: use at most this many rows, 0 for all; which ones does not depend on the seed.
+        holdout: share of the rows to be measured on.
+
+    Raises:
+        ConfigError: ``binding-unreadable``, ``rows-unreadable``.
+    """
+    tree = _binding_tree(binding)
+    header, rows = _read_csv(binding.parent / str(tree["source"]["path"]))
+    chosen = _shuffled(rows, "limit")[: limit or None]
+    mixed = _shuffled(chosen, f"seed {seed}")
+    cut = round(len(mixed) * holdout)
+    make_private_folder(folder)
+    for name, part in (("holdout", mixed[:cut]), ("train", mixed[cut:])):
+        _write_csv(folder / f"{name}.csv", header, part)
+    split = Split(folder)
+    for path, file in ((split.train, "train.csv"), (split.holdout, "holdout.csv")):
+        source = {**tree, "source": {**tree["source"], "path": file}}
+        write_private_file(path, tomli_w.dumps(source).encode())
+    return split
+
+
+def _binding_tree(binding: Path) -> dict[str, dict[str, object]]:
+    """Read a binding as plain TOML; its content is judged by ``data check`` later."""
+    try:
+        tree = tomllib.loads(binding.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as cause:
+        raise ConfigError("binding-unreadable", f"{binding} is missing or not valid TOML.") from cause
+    if not isinstance(tree.get("source"), dict) or "path" not in tree["source"]:
+        raise ConfigError("binding-unreadable", f"{binding} names no `source.path`.")
+    return tree
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Read header and rows as text."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as cause:
+        raise ConfigError("rows-unreadable", f"{path} is not a readable UTF-8 CSV file with a header.") from cause
+    return header, rows
+
+
+def _write_csv(path: Path, header: list[str], rows: Sequence[list[str]]) -> None:
+    """Write rows for this account only."""
+    path.touch(mode=0o600)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _shuffled(rows: Sequence[list[str]], salt: str) -> list[list[str]]:
+    """Order rows by a keyed hash of position and content: no generator state, no dependence on the platform."""
+
+    def key(item: tuple[int, list[str]]) -> bytes:
+        position, row = item
+        return hashlib.sha256("\x1f".join((salt, str(position), *row)).encode()).digest()
+
+    return [row for _, row in sorted(enumerate(rows), key=key)]

@@ -1,0 +1,388 @@
+"""A study: every seed of a scenario, what they show together, and a folder that can be picked up again.
+
+::
+
+    RUN/  scenario.json  summary.json  metrics.jsonl  report.html  report.md
+          model.safetensors  MODEL_CARD.md  plan.json        the federated model of the first seed
+          seeds/NN.json                                       one finished seed each
+          worlds/NN-K/{federated,local,pooled}/...            journals, policies, keys of attempt K at seed NN
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from clients.training.noise import OsRandomSource, RandomSource
+from server.plans import calibrated_privacy
+from server.release import MODEL_FILE, file_digest, write_model
+from shared.errors import ConfigError
+from shared.identity import DepartmentId
+from shared.plan import Plan
+from shared.privacy.accountant import epsilon, event_of
+from shared.privacy.plan import PrivacyBudget, PrivacyParams
+from shared.tasks.features import HASHED_WORDS_SHA256
+from shared.tasks.text import initial_parameters, layout_of
+from simulation.home import Home, make_private_folder
+from simulation.progress import Progress
+from simulation.report import write_report
+from simulation.report.card import model_card
+from simulation.rows import Split, split_rows
+from simulation.scenario import Scenario
+from simulation.setup import ensure_setup
+from simulation.statistics import arm_summary, gain_summary
+from simulation.study import METRIC, Released, SeedResult, SeedStudy, Stopwatch
+from simulation.summary import (
+    EMERGENCY_DATA,
+    METRICS_FILE,
+    STAND_IN_TUNING,
+    ArmName,
+    CityWorstCase,
+    MetricsWriter,
+    RunSummary,
+    write_summary,
+    write_whole,
+)
+from simulation.world import ModelBasis, now
+
+SCENARIO_FILE = "scenario.json"
+PLAN_FILE = "plan.json"
+CARD_FILE = "MODEL_CARD.md"
+PACKAGES = ("flwr", "torch", "opacus", "transformers", "dp-accounting", "cryptography", "pandas", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a study reads: the model's basis, and per department a binding and a feature cache."""
+
+    basis: ModelBasis
+    bindings: Mapping[DepartmentId, Path]
+    caches: Mapping[DepartmentId, Path | None]
+
+
+def run_study(
+    scenario: Scenario,
+    *,
+    scenario_folder: Path,
+    out: Path,
+    home: Home,
+    progress: Progress,
+    source: Callable[[str], RandomSource] | None = None,
+) -> RunSummary:
+    """Run a scenario, or go on with an interrupted run of the same scenario.
+
+    Args:
+        scenario: what to run.
+        scenario_folder: folder that relative paths in the scenario count from.
+        out: run folder; empty, new, or left behind by an interrupted run of this scenario.
+        home: where set-up put weights and messages.
+        progress: told what happens.
+        source: makes the randomness of one trainer from its name; the default is cryptographic.
+
+    Raises:
+        CityFedError: whatever the production path refuses; finished seeds are kept.
+        KeyboardInterrupt: after finished seeds, summary and report were written.
+    """
+    started, watch = now(), Stopwatch()
+    _claim_folder(scenario, out)
+    with watch.phase("setup"):
+        inputs = gather_inputs(scenario, scenario_folder, home, out, progress)
+    with watch.phase("calibration"):
+        privacy = calibrate(scenario)
+    try:
+        for seed in _seeds(scenario):
+            if not _seed_file(out, seed).is_file():
+                run_seed(scenario, scenario_folder, seed, out, inputs, privacy, progress, source)
+    finally:
+        summary = conclude(scenario, out, started=started, unsafe=source is not None, seconds=watch.seconds)
+    return summary
+
+
+def run_seed(
+    scenario: Scenario,
+    scenario_folder: Path,
+    seed: int,
+    out: Path,
+    inputs: Inputs,
+    privacy: PrivacyParams,
+    progress: Progress,
+    source: Callable[[str], RandomSource] | None,
+) -> SeedResult:
+    """Run one seed in a fresh world folder and keep its result."""
+    folder, watch = _next_world(out, seed), Stopwatch()
+    with watch.phase("splits"):
+        splits = {
+            name: split_rows(
+                binding,
+                folder / "rows" / name,
+                seed=seed,
+                limit=scenario.data.limit,
+                holdout=scenario.data.holdout,
+            )
+            for name, binding in inputs.bindings.items()
+        }
+    study = SeedStudy(
+        scenario=scenario,
+        scenario_folder=scenario_folder,
+        seed=seed,
+        folder=folder,
+        basis=inputs.basis,
+        privacy=privacy,
+        splits=splits,
+        caches=inputs.caches,
+        source=source or _cryptographic,
+        progress=progress,
+        watch=watch,
+    )
+    result, released = study.run()
+    if seed == scenario.seed:
+        _release(out, released)
+    write_whole(_seed_file(out, seed), msgspec.json.format(msgspec.json.encode(result)))
+    return result
+
+
+def gather_inputs(scenario: Scenario, scenario_folder: Path, home: Home, out: Path, progress: Progress) -> Inputs:
+    """Find data and weights; fetch them at first use.
+
+    Raises:
+        SetupError: something could not be fetched.
+    """
+    names = [DepartmentId(name) for name in sorted(scenario.departments)]
+    needs_setup = scenario.data.source == "emergency-messages" or scenario.model.architecture == "minilm"
+    ready = ensure_setup(home, progress.note) if needs_setup else None
+    if scenario.model.architecture == "minilm" and ready is not None:
+        spec, weights = scenario.model.spec(ready.weights_sha256), ready.weights_dir
+    else:
+        spec, weights = scenario.model.spec(HASHED_WORDS_SHA256), None
+    basis = ModelBasis(
+        spec=spec,
+        layout=layout_of(spec, weights),
+        initial=initial_parameters(spec, weights),
+        weights_dir=weights,
+    )
+    if scenario.data.source == "files":
+        bindings = {name: scenario_folder / scenario.departments[name].binding for name in names}
+        cache_folder = {name: out / "features" / name for name in names}
+    else:
+        bindings = {name: _packaged_binding(home, name) for name in names}
+        cache_folder = {name: home.department(name) for name in names}
+    caching = scenario.data.cache_features and weights is not None and scenario.model.trainable == "head"
+    for folder in cache_folder.values() if caching else ():
+        make_private_folder(folder)
+    caches = {name: folder / "features.safetensors" if caching else None for name, folder in cache_folder.items()}
+    return Inputs(basis=basis, bindings=bindings, caches=caches)
+
+
+def calibrate(scenario: Scenario) -> PrivacyParams:
+    """Return the privacy parameters of a scenario, calibrated over all rounds and spare attempts."""
+    ask = scenario.privacy
+    return calibrated_privacy(
+        PrivacyBudget(epsilon=ask.epsilon, delta=ask.delta),
+        sample_rate=ask.sample_rate,
+        steps=ask.steps,
+        attempts=scenario.rounds + scenario.spare_attempts,
+        max_grad_norm=ask.max_grad_norm,
+    )
+
+
+def conclude(
+    scenario: Scenario, out: Path, *, started: dt.datetime, unsafe: bool, seconds: Mapping[str, float]
+) -> RunSummary:
+    """Write summary, metrics and report from the seeds that are finished."""
+    results = finished_seeds(scenario, out)
+    summary = summarise(scenario, results, started=started, unsafe=unsafe, seconds=seconds, out=out)
+    write_summary(out, summary)
+    (out / METRICS_FILE).unlink(missing_ok=True)
+    with MetricsWriter(out) as writer:
+        for result in results:
+            for row in result.rows:
+                writer.append(row)
+    if (out / PLAN_FILE).is_file() and results:
+        _write_card(out, summary)
+    write_report(out)
+    return summary
+
+
+def summarise(
+    scenario: Scenario,
+    results: Sequence[SeedResult],
+    *,
+    started: dt.datetime,
+    unsafe: bool,
+    seconds: Mapping[str, float],
+    out: Path,
+) -> RunSummary:
+    """Put the seeds together."""
+    names = sorted(scenario.departments)
+    scores = {arm: _scores(results, arm, names) for arm in _ARMS}
+    arms = {arm: arm_summary(values) for arm, values in scores.items()} if results else {}
+    first = next((item for item in results if item.seed == scenario.seed), None)
+    complete = len(results) == scenario.seeds
+    return RunSummary(
+        task=scenario.task.kind,
+        scenario=scenario.name,
+        metric=METRIC,
+        data=EMERGENCY_DATA if scenario.data.source == "emergency-messages" else "Files that the scenario names.",
+        tuning=STAND_IN_TUNING if scenario.data.source == "emergency-messages" else "Settings of the scenario file.",
+        complete=complete,
+        noise="unsafe" if unsafe else "cryptographic",
+        seeds=len(results),
+        seeds_planned=scenario.seeds,
+        rounds=scenario.rounds,
+        spare_attempts=scenario.spare_attempts,
+        arms=arms,
+        gain=gain_summary(scores["federated"], scores["local"]) if results else None,
+        privacy=first.privacy if first else {},
+        city_worst_case=_city_worst_case(scenario, first, out),
+        left=first.left if first else {},
+        seconds={**seconds, **_total_seconds(results)},
+        started=started,
+        finished=now() if complete else None,
+        versions={"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        notes=_notes(scenario, results),
+    )
+
+
+def finished_seeds(scenario: Scenario, out: Path) -> list[SeedResult]:
+    """Read the finished seeds of a run folder.
+
+    Raises:
+        ConfigError: ``run-folder-malformed``.
+    """
+    results = []
+    for seed in _seeds(scenario):
+        path = _seed_file(out, seed)
+        if path.is_file():
+            try:
+                results.append(msgspec.json.decode(path.read_bytes(), type=SeedResult))
+            except msgspec.DecodeError as cause:
+                raise ConfigError("run-folder-malformed", f"{path} is not a seed's result: {cause}.") from cause
+    return results
+
+
+def can_use(scenario: Scenario, out: Path) -> bool:
+    """Return whether a folder is free, or holds an unfinished run of exactly this scenario."""
+    if not out.exists() or not any(out.iterdir()):
+        return True
+    path = out / SCENARIO_FILE
+    same = path.is_file() and path.read_bytes() == _claim(scenario)
+    return same and not all(_seed_file(out, seed).is_file() for seed in _seeds(scenario))
+
+
+def read_plan(out: Path) -> Plan:
+    """Read the plan of a run folder's model.
+
+    Raises:
+        ConfigError: ``run-folder-plan``.
+    """
+    try:
+        return msgspec.json.decode((out / PLAN_FILE).read_bytes(), type=Plan)
+    except (OSError, msgspec.DecodeError) as cause:
+        raise ConfigError("run-folder-plan", f"{out} holds no readable {PLAN_FILE}: name a run folder.") from cause
+
+
+_ARMS: tuple[ArmName, ...] = ("local", "federated", "pooled")
+
+
+def _cryptographic(_name: str) -> RandomSource:
+    """Return the production source; a name cannot choose it."""
+    return OsRandomSource()
+
+
+def _claim_folder(scenario: Scenario, out: Path) -> None:
+    """Take an empty folder, or go on in one that holds the same scenario."""
+    make_private_folder(out)
+    path = out / SCENARIO_FILE
+    text = _claim(scenario)
+    if not path.is_file():
+        if any(out.iterdir()):
+            raise ConfigError("run-folder-used", f"{out} is not empty and holds no run: choose another folder.")
+        write_whole(path, text)
+    elif path.read_bytes() != text:
+        raise ConfigError("run-folder-used", f"{out} holds a run of another scenario: choose another folder.")
+    make_private_folder(out / "seeds")
+
+
+def _claim(scenario: Scenario) -> bytes:
+    """Return the content of ``scenario.json``."""
+    return msgspec.json.format(msgspec.json.encode({"digest": scenario.digest(), "scenario": scenario}))
+
+
+def _seeds(scenario: Scenario) -> range:
+    """Return the seeds of a study."""
+    return range(scenario.seed, scenario.seed + scenario.seeds)
+
+
+def _seed_file(out: Path, seed: int) -> Path:
+    """Return where a finished seed's result lies."""
+    return out / "seeds" / f"{seed:04d}.json"
+
+
+def _next_world(out: Path, seed: int) -> Path:
+    """Return a new folder; the world of an interrupted attempt stays as it is, with its ledgers."""
+    attempt = 1
+    while (folder := out / "worlds" / f"{seed:04d}-{attempt}").exists():
+        attempt += 1
+    make_private_folder(folder / "rows")
+    return folder
+
+
+def _packaged_binding(home: Home, name: DepartmentId) -> Path:
+    """Return the binding that set-up wrote for a department."""
+    path = home.department(name) / "binding.toml"
+    if not path.is_file():
+        raise ConfigError("department-unknown", f"The emergency messages have no department {name}.")
+    return path
+
+
+def _release(out: Path, released: Released) -> None:
+    """Keep the first seed's federated model with the plan that made it."""
+    write_model(out / MODEL_FILE, released.model, released.plan)
+    write_whole(out / PLAN_FILE, msgspec.json.format(msgspec.json.encode(released.plan)))
+
+
+def _write_card(out: Path, summary: RunSummary) -> None:
+    """Write the model card beside the model."""
+    digest = file_digest((out / MODEL_FILE).read_bytes())
+    plan = read_plan(out)
+    card = model_card(summary, model_file=MODEL_FILE, model_sha256=digest, plan_digest=plan.digest().hex())
+    write_whole(out / CARD_FILE, card.encode())
+
+
+def _scores(results: Sequence[SeedResult], arm: ArmName, names: Sequence[str]) -> dict[str, list[float]]:
+    """Collect final scores: department -> one value a seed."""
+    return {name: [result.scores[arm][name] for result in results] for name in names}
+
+
+def _total_seconds(results: Sequence[SeedResult]) -> dict[str, float]:
+    """Add up the phases of all seeds."""
+    total: dict[str, float] = {}
+    for result in results:
+        for phase, value in result.seconds.items():
+            total[phase] = total.get(phase, 0.0) + value
+    return total
+
+
+def _city_worst_case(scenario: Scenario, first: SeedResult | None, out: Path) -> CityWorstCase | None:
+    """Compose all departments' events: one person may have a record in each of them (privacy 1)."""
+    if first is None:
+        return None
+    plan = read_plan(out)
+    event = event_of(plan.privacy, plan.attempts)
+    delta = plan.privacy.budget.delta
+    return CityWorstCase(epsilon=epsilon([event] * len(scenario.departments), delta), delta=delta)
+
+
+def _notes(scenario: Scenario, results: Sequence[SeedResult]) -> tuple[str, ...]:
+    """Say what a reader must know about this run."""
+    smallest = min((count for result in results for count in result.survivors), default=len(scenario.departments))
+    notes = [f"Faults were switched on: {len(scenario.faults)}."] if scenario.faults else []
+    if smallest < len(scenario.departments):
+        notes.append(f"In at least one round only {smallest} departments were in the sum.")
+    return tuple(notes)

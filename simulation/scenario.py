@@ -1,0 +1,195 @@
+"""A scenario: one TOML file that says everything about a simulated federation.
+
+It becomes a frozen :class:`Scenario`; an unknown key, a wrong type or an impossible value is one sentence
+naming the key.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import tomli_w
+
+from shared.codec import Record, load_toml, sha256
+from shared.errors import ConfigError
+from shared.identity import DEPARTMENT_NAME
+from shared.plan import LocalOptimizer, ModelSpec, ServerOptimizerSpec, TaskSpec
+from shared.privacy.plan import PerformanceFlags
+from simulation.network import Fault
+
+PACKAGED = ("emergency-triage",)
+
+
+class ScenarioDepartment(Record, frozen=True, kw_only=True):
+    """One department: its files come from set-up, or from a researcher's own binding and policy.
+
+    Attributes:
+        binding: path of the binding TOML, relative to the scenario file; empty for the packaged data.
+        policy: path of the policy TOML without its ``contract_hash`` and ``authority`` part; empty for the
+            packaged policy of this department.
+    """
+
+    binding: str = ""
+    policy: str = ""
+
+
+class DataSettings(Record, frozen=True, kw_only=True):
+    """Where rows come from and how they are split.
+
+    Attributes:
+        source: ``emergency-messages`` (fetched by ``cityfed-sim setup``) or ``files`` (own bindings).
+        limit: use at most this many messages of each department; 0 means all.
+        holdout: share of each department's rows kept for measuring, drawn anew for every seed.
+        cache_features: keep encoder features in the home folder between runs.
+    """
+
+    source: Literal["emergency-messages", "files"] = "emergency-messages"
+    limit: int = 0
+    holdout: float = 1 / 3
+    cache_features: bool = True
+
+    def __post_init__(self) -> None:
+        if self.limit < 0 or (0 < self.limit < 30):
+            raise ValueError("`limit` is 0 (all) or at least 30")
+        if not 0.05 <= self.holdout <= 0.9:
+            raise ValueError("`holdout` lies in [0.05, 0.9]")
+
+
+class PrivacyAsk(Record, frozen=True, kw_only=True):
+    """What is asked for; the noise multiplier is calibrated to it over all rounds and spare attempts."""
+
+    epsilon: float
+    delta: float
+    sample_rate: float
+    steps: int
+    max_grad_norm: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.epsilon <= 100 and 0 < self.delta < 0.1):
+            raise ValueError("`epsilon` lies in (0, 100] and `delta` in (0, 0.1)")
+        if not (0 < self.sample_rate <= 1 and self.steps >= 1 and self.max_grad_norm > 0):
+            raise ValueError("`sample_rate` lies in (0, 1], `steps` is at least 1, `max_grad_norm` is above 0")
+
+
+class ArmOptimizers(Record, frozen=True, kw_only=True):
+    """The local optimiser of each arm, tuned on public messages with one grid and then frozen."""
+
+    federated: LocalOptimizer
+    local: LocalOptimizer
+    pooled: LocalOptimizer
+
+
+class ModelChoice(Record, frozen=True, kw_only=True):
+    """The model part of the plan, without the hash that set-up knows."""
+
+    architecture: Literal["minilm", "hashed-words"] = "minilm"
+    trainable: Literal["head", "last-n", "full"] = "head"
+    last_n: int = 0
+    max_tokens: int = 64
+
+    def spec(self, base_weights_sha256: str) -> ModelSpec:
+        """Return the plan's model with its base weights pinned."""
+        return ModelSpec(
+            architecture=self.architecture,
+            trainable=self.trainable,
+            last_n=self.last_n,
+            max_tokens=self.max_tokens,
+            base_weights_sha256=base_weights_sha256,
+        )
+
+
+class Scenario(Record, frozen=True, kw_only=True):
+    """A whole simulated study. ``bound`` is R of the encrypted sum; ``seed`` draws splits, never noise."""
+
+    name: str
+    purpose: str
+    seed: int = 1
+    seeds: int = 10
+    rounds: int
+    spare_attempts: int = 2
+    bound: float = 32.0
+    departments: dict[str, ScenarioDepartment]
+    data: DataSettings = DataSettings()
+    task: TaskSpec = TaskSpec()
+    model: ModelChoice = ModelChoice()
+    privacy: PrivacyAsk
+    optimizer: ArmOptimizers
+    server_optimizer: ServerOptimizerSpec = ServerOptimizerSpec()
+    performance: PerformanceFlags = PerformanceFlags()
+    faults: tuple[Fault, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 3 <= len(self.departments) <= 100:
+            raise ValueError("`departments` holds 3 to 100 departments")
+        for name in self.departments:
+            if not DEPARTMENT_NAME.fullmatch(name):
+                raise ValueError("a key of `departments` is a lower-case name such as `transport`")
+        if not (1 <= self.seeds <= 1000 and 1 <= self.rounds <= 10_000 and 0 <= self.spare_attempts <= 1000):
+            raise ValueError("`seeds` lies in 1..1000, `rounds` in 1..10000, `spare_attempts` in 0..1000")
+        if any(fault.department not in self.departments for fault in self.faults):
+            raise ValueError("`faults` names a department that is not in `departments`")
+        if self.data.source == "files" and any(not item.binding for item in self.departments.values()):
+            raise ValueError('with `data.source = "files"` every department names its `binding`')
+
+    def digest(self) -> str:
+        """Return the hash by which an interrupted run recognises its own scenario."""
+        return sha256(b"scenario", msgspec.json.encode(self)).hex()
+
+
+def load_scenario(name_or_path: str, overrides: tuple[str, ...] = ()) -> tuple[Scenario, Path]:
+    """Load a packaged scenario by name, or a TOML file by path.
+
+    Args:
+        name_or_path: for example ``emergency-triage`` or ``studies/mine.toml``.
+        overrides: ``dotted.key=value`` pairs, the value in TOML notation (a bare word is a string).
+
+    Returns:
+        The scenario, and the folder against which its relative paths count.
+
+    Raises:
+        ConfigError: ``scenario-missing``, ``toml-syntax``, ``override-malformed``, ``toml-content``.
+    """
+    if name_or_path in PACKAGED:
+        text = resources.files("simulation").joinpath(f"scenarios/{name_or_path}.toml").read_text()
+        folder, where = Path.cwd(), f"Scenario {name_or_path}"
+    else:
+        path = Path(name_or_path)
+        if not path.is_file():
+            known = ", ".join(PACKAGED)
+            raise ConfigError("scenario-missing", f"There is no scenario {name_or_path}: give a TOML file or {known}.")
+        text, folder, where = path.read_text(), path.parent, f"Scenario {path}"
+    if overrides:
+        text = _override(text, overrides, where)
+    return load_toml(text, Scenario, where=where), folder
+
+
+def _override(text: str, overrides: tuple[str, ...], where: str) -> str:
+    """Apply ``key=value`` pairs to the TOML tree; strict decoding afterwards names a wrong key."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as cause:
+        raise ConfigError("toml-syntax", f"{where} is not valid TOML: {cause}.") from cause
+    for item in overrides:
+        key, separator, value = item.partition("=")
+        if not separator or not all(key.split(".")):
+            raise ConfigError("override-malformed", f"--set {item} is not of the form key=value.")
+        *parents, last = key.split(".")
+        node: Any = tree
+        for parent in parents:
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise ConfigError("override-malformed", f"--set {item}: `{key}` does not lead to a setting.")
+        node[last] = _toml_value(value)
+    return tomli_w.dumps(tree)
+
+
+def _toml_value(text: str) -> object:
+    """Read a value in TOML notation; anything that is none is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,325 @@
+"""One seed of a study: the same split for three arms, each in a world of its own with fresh ledgers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clients.binding import bound_contract, load_binding
+from clients.dataset import load_dataset
+from clients.department import Department
+from clients.training.noise import RandomSource
+from server.coordinator import Coordinator, RoundResult, RunResult
+from shared.codec import Record
+from shared.errors import RoundAbortedError
+from shared.identity import DepartmentId
+from shared.journal import Journal
+from shared.parameters import Vector
+from shared.plan import LocalOptimizer, Plan
+from shared.privacy.plan import PrivacyParams
+from shared.tasks.device import resolve_device
+from shared.tasks.features import FeatureCache
+from shared.tasks.metrics import average_precision
+from shared.tasks.text import Prepared, pool, predict_scores, prepare
+from simulation.arms import Solo, solo_charge
+from simulation.home import make_private_folder
+from simulation.network import InMemoryTransport
+from simulation.progress import Progress
+from simulation.rows import Split
+from simulation.scenario import Scenario
+from simulation.summary import ArmName, LeftSummary, MetricRow, PrivacySummary
+from simulation.world import ModelBasis, World, now, open_world
+
+METRIC = "average_precision"
+POOLED = DepartmentId("pooled")
+
+
+class SeedResult(Record, frozen=True, kw_only=True):
+    """What one seed showed; written when the seed is finished, so that an interrupted study can go on.
+
+    Attributes:
+        scores: average precision of the final model per arm and department.
+        rows: every measured value, for ``metrics.jsonl``.
+        seconds: time per phase, in seconds.
+    """
+
+    seed: int
+    scores: dict[ArmName, dict[str, float]]
+    rows: tuple[MetricRow, ...]
+    privacy: dict[str, PrivacySummary]
+    left: dict[str, LeftSummary]
+    seconds: dict[str, float]
+    plan_digest: str
+    survivors: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """The federated model of a seed, with the plan that it was made under."""
+
+    plan: Plan
+    model: Vector
+
+
+@dataclass
+class Stopwatch:
+    """Adds up seconds per phase."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a block."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+
+    def elapsed(self) -> float:
+        """Return seconds since the stopwatch was made."""
+        return time.perf_counter() - self.started
+
+
+@dataclass(kw_only=True)
+class SeedStudy:
+    """Runs one seed.
+
+    Attributes:
+        scenario: what to run; ``scenario_folder`` anchors its relative paths.
+        folder: the seed's own folder; must not exist.
+        splits: one split per department.
+        caches: encoder features per department, or None.
+        source: makes the randomness of one trainer from a name; cryptographic outside tests.
+    """
+
+    scenario: Scenario
+    scenario_folder: Path
+    seed: int
+    folder: Path
+    basis: ModelBasis
+    privacy: PrivacyParams
+    splits: Mapping[DepartmentId, Split]
+    caches: Mapping[DepartmentId, Path | None]
+    source: Callable[[str], RandomSource]
+    progress: Progress
+    watch: Stopwatch
+    _rows: list[MetricRow] = field(default_factory=list)
+    _holdout: dict[DepartmentId, Prepared] = field(default_factory=dict)
+
+    def run(self) -> tuple[SeedResult, Released]:
+        """Run the three arms.
+
+        Raises:
+            CityFedError: whatever the production path refuses.
+        """
+        try:
+            return self._run()
+        finally:
+            for split in self.splits.values():
+                split.forget_rows()
+
+    def _run(self) -> tuple[SeedResult, Released]:
+        """Federated first: its plan fixes the numbers of the other arms."""
+        with open_world(
+            self.folder / "federated",
+            scenario=self.scenario,
+            scenario_folder=self.scenario_folder,
+            privacy=self.privacy,
+            basis=self.basis,
+            splits=self.splits,
+            caches=self.caches,
+            source=lambda name: self.source(f"federated {name}"),
+            clock=now,
+        ) as world:
+            with self.watch.phase("features"):
+                self._load_rows(world)
+            with self.watch.phase("federated"):
+                result, transport = self._federated(world)
+            privacy = {str(name): self._privacy(world, name) for name in world.departments}
+            left = {str(name): _left(transport, name, world.plan) for name in world.departments}
+            departments, plan = world.departments, world.plan
+        with self.watch.phase("local"):
+            for name, department in departments.items():
+                self._solo("local", name, plan, department, self.scenario.optimizer.local, (name,))
+        with self.watch.phase("pooled"):
+            everybody = tuple(departments)
+            first = departments[everybody[0]]
+            self._solo("pooled", POOLED, plan, first, self.scenario.optimizer.pooled, everybody, departments)
+        seed_result = SeedResult(
+            seed=self.seed,
+            scores=self._final_scores(),
+            rows=tuple(self._rows),
+            privacy=privacy,
+            left=left,
+            seconds=dict(self.watch.seconds),
+            plan_digest=plan.digest().hex(),
+            survivors=tuple(len(item.survivors) for item in result.rounds),
+        )
+        return seed_result, Released(plan=plan, model=result.model)
+
+    # --- arms ----------------------------------------------------------------------------------------------
+
+    def _federated(self, world: World) -> tuple[RunResult, InMemoryTransport]:
+        """Run the production path over the in-memory network."""
+        transport = InMemoryTransport(
+            peers={name: participant.handle for name, participant in world.participants.items()},
+            faults=self.scenario.faults,
+        )
+        coordinator = Coordinator(
+            plan=world.plan,
+            signed_plan=world.signed_plan,
+            roster=world.roster,
+            signed_roster=world.signed_roster,
+            authority=world.authority,
+            transport=transport,
+            journal=world.authority_journal,
+            clock=now,
+            observer=_Measure(self),
+        )
+        return coordinator.run(self.basis.initial), transport
+
+    def _solo(
+        self,
+        arm: ArmName,
+        name: DepartmentId,
+        plan: Plan,
+        department: Department,
+        optimizer: LocalOptimizer,
+        measured: tuple[DepartmentId, ...],
+        holders: Mapping[DepartmentId, Department] | None = None,
+    ) -> None:
+        """Run a baseline: one trainer, its own journal, the same plan numbers."""
+        together = list((holders or {name: department}).values())
+        data = pool([item.rows(plan) for item in together])
+        size = sum(item.declaration.public_size for item in together)
+        solo = Solo(
+            plan=plan,
+            optimizer=optimizer,
+            charge=solo_charge(department.charge(plan), arm, dataset=str(name), public_size=size),
+            budgets=department.budgets(),
+            public_size=size,
+            data=data,
+            weights_dir=self.basis.weights_dir,
+            flags=self.scenario.performance,
+        )
+        folder = self.folder / arm / name
+        make_private_folder(folder)
+        with Journal.open(folder / "journal.sqlite", owner=f"{arm}-{name}") as journal:
+            solo.train(
+                journal,
+                initial=self.basis.initial,
+                source=self.source(f"{arm} {name}"),
+                clock=now,
+                on_round=lambda number, model: self.measure(arm, number, model, measured),
+            )
+        self.progress.arm_done(self.seed, f"{arm} {name}" if arm == "local" else arm)
+
+    # --- measuring -----------------------------------------------------------------------------------------
+
+    def measure(self, arm: ArmName, round_number: int, model: Vector, names: tuple[DepartmentId, ...]) -> None:
+        """Score a model on the held-out rows of departments, inside the simulation; no score is ever sent."""
+        for name in names:
+            held = self._holdout[name]
+            if held.labels is None:
+                raise RuntimeError("held-out rows carry labels")
+            scores = predict_scores(self.basis.spec, model, held, weights_dir=self.basis.weights_dir)
+            value = average_precision(held.labels.cpu().numpy(), scores)
+            self._rows.append(
+                MetricRow(
+                    arm=arm,
+                    seed=self.seed,
+                    round=round_number,
+                    department=name,
+                    name=METRIC,
+                    value=value,
+                    seconds=self.watch.elapsed(),
+                )
+            )
+
+    def _final_scores(self) -> dict[ArmName, dict[str, float]]:
+        """Return the last value per arm and department."""
+        scores: dict[ArmName, dict[str, float]] = {}
+        for row in self._rows:
+            scores.setdefault(row.arm, {})[row.department] = row.value
+        return scores
+
+    def _load_rows(self, world: World) -> None:
+        """Compute features once: of the rows to train on, by each department, and of the rows to be measured on."""
+        device = resolve_device(self.scenario.performance.device)
+        task = world.plan.task
+        for name, department in world.departments.items():
+            self.progress.note(f"Reading {name}")
+            department.rows(world.plan)
+            binding = load_binding(self.splits[name].holdout)
+            rows = load_dataset(binding, bound_contract(binding), features=task.features, label=task.label)
+            cache = self.caches[name]
+            self._holdout[name] = prepare(
+                self.basis.spec,
+                rows.texts,
+                rows.labels,
+                weights_dir=self.basis.weights_dir,
+                device=device,
+                cache=FeatureCache(cache) if cache else None,
+            )
+
+    def _privacy(self, world: World, name: DepartmentId) -> PrivacySummary:
+        """Ask the department's own ledger what was spent."""
+        department, privacy = world.departments[name], world.plan.privacy
+        ledger, charge = world.participants[name].ledger, department.charge(world.plan)
+        quote = ledger.quote(charge, department.budgets())
+        status = ledger.status(charge.dataset, department.budgets())
+        return PrivacySummary(
+            epsilon=quote.epsilon_run,
+            delta=charge.delta,
+            cap=quote.cap_run,
+            unit=charge.unit,
+            spent_epsilon=status.spent_epsilon,
+            relation=privacy.relation,
+            mechanism=privacy.mechanism,
+            sampling=f"Poisson over {privacy.unit}s",
+            sample_rate=privacy.sample_rate,
+            public_size=charge.public_size,
+            noise_multiplier=privacy.noise_multiplier,
+            max_grad_norm=privacy.max_grad_norm,
+            steps=privacy.steps,
+            accountant=privacy.accountant,
+        )
+
+
+def _left(transport: InMemoryTransport, name: DepartmentId, plan: Plan) -> LeftSummary:
+    """Count what a department sent."""
+    return LeftSummary(
+        bytes=transport.sent_bytes.get(name, 0),
+        tensors={tensor.name: tensor.shape for tensor in plan.layout.tensors},
+        messages=transport.sent_messages.get(name, 0),
+    )
+
+
+class _Measure:
+    """Watches a federated run: scores each new model and feeds the progress display."""
+
+    def __init__(self, study: SeedStudy) -> None:
+        self._study = study
+
+    def phase(self, round_number: int, phase: str) -> None:
+        """Show the step."""
+        self._study.progress.phase(self._study.seed, round_number, phase)
+
+    def missing(self, round_number: int, step: str, department: str, status: str) -> None:
+        """Say who gave no answer."""
+        self._study.progress.note(f"Round {round_number}: no {step} from {department} ({status})")
+
+    def closed(self, result: RoundResult) -> None:
+        """Score the new model."""
+        names = tuple(self._study.splits)
+        self._study.measure("federated", result.round, result.model, names)
+        self._study.progress.round_done(self._study.seed, result.round)
+
+    def failed(self, round_number: int, error: RoundAbortedError) -> None:
+        """Say why a round ended."""
+        self._study.progress.note(f"Round {round_number} aborted: {error.diagnostics()}")

@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from policies import governance, limits
+from policies.facts import Approval, Facts
+from policies.findings import Finding
+from policies.policy import Policy
+from policies.rules import RULES, Rule, RuleEntry
+from shared.identity import IdentityKey
+from shared.parameters import ExtraSpec, Layout, TensorSpec
+from shared.plan import DatasetTerms
+
+Change = Callable[..., Any]
+
+STRANGER = IdentityKey.from_private_bytes(bytes([9]) * 32).public
+
+
+class Case(NamedTuple):
+    """``where`` is ``policy.<field>`` or ``facts.<field>``; the rule must say ``ok`` about ``value``."""
+
+    rule: Rule
+    where: str
+    value: object
+    ok: bool
+
+
+def above(cap: float) -> float:
+    return math.nextafter(cap, math.inf)
+
+
+def below(floor: float) -> float:
+    return math.nextafter(floor, -math.inf)
+
+
+DAY = dt.timedelta(days=1)
+FIRST, LAST = dt.date(2025, 1, 1), dt.date(2035, 12, 31)
+PLAN_FIRST, PLAN_LAST = dt.date(2026, 1, 1), dt.date(2026, 12, 31)
+TERMS = DatasetTerms(contract_hash="ab" * 32, public_size=2048)
+
+CASES = [
+    # R01
+    Case(governance.policy_in_force, "facts.today", FIRST, True),
+    Case(governance.policy_in_force, "facts.today", LAST, True),
+    Case(governance.policy_in_force, "facts.today", FIRST - DAY, False),
+    Case(governance.policy_in_force, "facts.today", LAST + DAY, False),
+    Case(governance.policy_in_force, "facts.signed_policy", None, False),
+    Case(governance.policy_in_force, "policy.purposes", ("emergency-triage", "anything"), False),  # not what was signed
+    # R02
+    Case(governance.purpose_allowed, "policy.purposes", ("other", "emergency-triage"), True),
+    Case(governance.purpose_allowed, "policy.purposes", (), False),
+    Case(governance.purpose_allowed, "facts.plan.purpose", "emergency-triage ", False),
+    Case(governance.purpose_allowed, "facts.plan.purpose", "", False),
+    # R06
+    Case(governance.contract_installed, "facts.contract_hash", None, False),
+    Case(governance.contract_installed, "facts.contract_hash", "ac" * 32, False),
+    Case(governance.contract_agreed, "facts.contract_hash", "ac" * 32, False),
+    Case(governance.contract_agreed, "policy.contract_hash", "ac" * 32, False),
+    Case(governance.contract_agreed, "facts.public_size", 2047, False),
+    Case(governance.contract_agreed, "facts.binding_unchanged", False, False),
+    Case(governance.contract_agreed, "facts.plan.datasets", {"a": TERMS, "b": TERMS, "c": TERMS}, False),
+    Case(governance.contract_agreed, "facts.binding_unchanged", None, False),
+    # R07
+    Case(governance.bound_columns_allowed, "facts.columns", ("description", "request"), True),
+    Case(governance.bound_columns_allowed, "facts.columns", ("description", "request", "address"), False),
+    Case(governance.bound_columns_allowed, "facts.columns", (), False),
+    Case(governance.bound_columns_allowed, "facts.columns", ("service_code", "description", "request"), True),
+    Case(governance.bound_columns_allowed, "policy.columns.metadata", ("service_code",), True),
+    Case(governance.plan_columns_allowed, "facts.plan.task.features", ("service_code",), False),
+    Case(governance.bound_columns_allowed, "policy.columns.features", (), False),
+    Case(governance.bound_columns_allowed, "policy.columns.label", "", False),
+    Case(governance.plan_columns_allowed, "facts.plan.task.features", ("description", "address"), False),
+    Case(governance.plan_columns_allowed, "facts.plan.task.features", ("service_request_id",), False),
+    Case(governance.plan_columns_allowed, "facts.plan.task.features", (), False),
+    Case(governance.plan_columns_allowed, "facts.plan.task.label", "service_request_id", False),
+    Case(governance.plan_columns_allowed, "facts.plan.task.label", "description", False),
+    Case(governance.plan_columns_allowed, "policy.columns.features", (), False),
+    Case(governance.plan_columns_allowed, "policy.columns.label", "", False),
+    # R09
+    Case(governance.enough_rows, "facts.rows_ok", 200, True),
+    Case(governance.enough_rows, "facts.rows_ok", 199, False),
+    Case(governance.enough_rows, "facts.units", 200, True),
+    Case(governance.enough_rows, "facts.units", 199, False),
+    Case(governance.enough_rows, "facts.public_size", 200, True),
+    Case(governance.enough_rows, "facts.public_size", 199, False),
+    # R10 (more below)
+    Case(governance.plan_approved, "facts.approvals", (), False),
+    Case(governance.plan_approved, "facts.plan_digest", bytes(32), False),
+    Case(governance.plan_approved, "facts.plan.rounds", 11, False),  # a changed plan has another digest
+    Case(governance.plan_approved, "policy.approval.people", {}, False),
+    # R11
+    Case(limits.training_within_bounds, "facts.plan.rounds", 60, True),
+    Case(limits.training_within_bounds, "facts.plan.rounds", 61, False),
+    Case(limits.training_within_bounds, "facts.plan.privacy.steps", 200, True),
+    Case(limits.training_within_bounds, "facts.plan.privacy.steps", 201, False),
+    Case(limits.training_within_bounds, "facts.plan.privacy.sample_rate", 0.2, True),
+    Case(limits.training_within_bounds, "facts.plan.privacy.sample_rate", above(0.2), False),
+    Case(limits.training_within_bounds, "facts.plan.local_optimizer.learning_rate", 100.0, True),
+    Case(limits.training_within_bounds, "facts.plan.local_optimizer.learning_rate", above(100.0), False),
+    Case(limits.training_within_bounds, "facts.plan.privacy.max_grad_norm", 10.0, True),
+    Case(limits.training_within_bounds, "facts.plan.privacy.max_grad_norm", above(10.0), False),
+    Case(limits.training_within_bounds, "facts.plan.privacy.noise_multiplier", 0.5, True),
+    Case(limits.training_within_bounds, "facts.plan.privacy.noise_multiplier", below(0.5), False),
+    Case(limits.training_within_bounds, "facts.plan.privacy.mechanism", "banded", False),
+    # R12
+    Case(limits.privacy_terms_allowed, "facts.plan.privacy.budget.epsilon", 3.0, True),
+    Case(limits.privacy_terms_allowed, "facts.plan.privacy.budget.epsilon", above(3.0), False),
+    Case(limits.privacy_terms_allowed, "facts.plan.privacy.budget.delta", above(1e-4), False),
+    Case(limits.privacy_terms_allowed, "facts.public_size", 10_000, True),  # delta 1e-4 is exactly 1/n
+    Case(limits.privacy_terms_allowed, "facts.public_size", 10_001, False),
+    Case(limits.privacy_terms_allowed, "facts.plan.privacy.unit", "person", False),
+    Case(limits.privacy_terms_allowed, "facts.plan.privacy.accountant", "gdp", False),
+    Case(limits.privacy_terms_allowed, "policy.privacy.unit", "person", False),
+    Case(limits.budget_holds, "facts.budget.epsilon_run", 1.0, True),
+    Case(limits.budget_holds, "facts.budget.epsilon_run", above(1.0), False),
+    Case(limits.budget_holds, "facts.budget.epsilon_run", math.nan, False),
+    Case(limits.budget_holds, "facts.budget.epsilon_lifetime_after", 12.0, True),
+    Case(limits.budget_holds, "facts.budget.epsilon_lifetime_after", above(12.0), False),
+    Case(limits.budget_holds, "facts.budget.fits", False, False),
+    # R14
+    Case(limits.budget_reserved, "facts.reserved", False, False),
+    # R15
+    Case(limits.sum_protected, "policy.aggregation.threshold_min", 4, False),
+    Case(limits.sum_protected, "policy.aggregation.min_contributors_min", 4, False),
+    Case(limits.sum_protected, "policy.aggregation.colluders_min", 2, False),
+    Case(limits.sum_protected, "facts.plan.aggregation.bound", 64.0, True),
+    Case(limits.sum_protected, "facts.plan.aggregation.bound", above(64.0), False),
+    Case(limits.sum_protected, "facts.plan.aggregation.max_colluders", 2, False),  # 2t > N + c no longer holds
+    Case(limits.sum_protected, "facts.plan.aggregation.threshold", 2, False),
+    Case(limits.sum_protected, "facts.plan.roster_size", 5, False),  # 2t > N + c no longer holds
+    Case(limits.sum_protected, "facts.roster_size", 3, True),
+    Case(limits.sum_protected, "facts.roster_size", 5, False),  # a grown roster
+    Case(limits.aborted_rounds_few, "facts.aborted_rounds", 2, True),
+    Case(limits.aborted_rounds_few, "facts.aborted_rounds", 3, False),
+    # R16
+    Case(limits.plan_tensors_allowed, "policy.outgoing.tensors", ("head.weight", "head.bias"), True),
+    Case(limits.plan_tensors_allowed, "policy.outgoing.tensors", ("head.weight",), False),
+    Case(limits.plan_tensors_allowed, "policy.outgoing.tensors", ("HEAD.*",), False),
+    Case(limits.plan_tensors_allowed, "policy.outgoing.tensors", (), False),
+    Case(limits.plan_tensors_allowed, "policy.outgoing.max_bytes", 20, True),
+    Case(limits.plan_tensors_allowed, "policy.outgoing.max_bytes", 19, False),
+    Case(limits.update_matches_plan, "facts.outgoing.names", ("head.bias", "head.weight"), False),
+    Case(limits.update_matches_plan, "facts.outgoing.shapes", ((4, 1), (1,)), False),
+    Case(limits.update_matches_plan, "facts.outgoing.finite", False, False),
+    Case(limits.update_matches_plan, "facts.outgoing.norm", 32.0, True),
+    Case(limits.update_matches_plan, "facts.outgoing.norm", above(32.0), False),
+    Case(limits.update_matches_plan, "facts.outgoing.norm", math.nan, False),
+    Case(limits.update_matches_plan, "facts.outgoing.bytes", 100_000_000, True),
+    Case(limits.update_matches_plan, "facts.outgoing.bytes", 100_000_001, False),
+    Case(limits.update_matches_plan, "policy.outgoing.tensors", ("encoder.*",), False),
+    # R17
+    Case(limits.metrics_allowed, "facts.outgoing.metrics", ("loss",), False),
+    Case(limits.metrics_allowed, "policy.outgoing.metrics", ("loss",), True),
+    # R19
+    Case(governance.authority_pinned, "facts.authority_key", STRANGER, False),
+    Case(governance.authority_pinned, "facts.roster_key", STRANGER, False),
+    Case(governance.authority_pinned, "facts.today", PLAN_FIRST, True),
+    Case(governance.authority_pinned, "facts.today", PLAN_FIRST - DAY, False),
+    Case(governance.authority_pinned, "facts.today", PLAN_LAST, True),
+    Case(governance.authority_pinned, "facts.today", PLAN_LAST + DAY, False),
+    Case(governance.round_fresh, "facts.round", 12, True),  # ten rounds and two spare attempts
+    Case(governance.round_fresh, "facts.round", 13, False),
+    Case(governance.round_fresh, "facts.round", 0, False),
+    Case(governance.round_fresh, "facts.last_round", 1, False),
+    # R23
+    Case(governance.not_stopped, "facts.stopped", True, False),
+    Case(governance.not_stopped, "facts.stopped", None, False),
+]
+
+
+def name_of(case: Case) -> str:
+    return f"{case.rule.__name__}-{case.where}-{case.value!r}"[:110]
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_a_rule_decides_exactly_at_its_limit(case: Case, policy: Policy, facts: Facts, change: Change) -> None:
+    side, _, path = case.where.partition(".")
+    if side == "policy":
+        policy = change(policy, path, case.value)
+    else:
+        facts = change(facts, path, case.value)
+    assert case.rule(policy, facts).ok is case.ok
+
+
+@pytest.mark.parametrize("entry", RULES, ids=lambda entry: f"{entry.rule}-{entry.function.__name__}")
+def test_every_rule_accepts_the_good_example(entry: RuleEntry, policy: Policy, facts: Facts) -> None:
+    finding = entry.function(policy, facts)
+    assert finding.ok is True
+    assert finding.rule == entry.rule
+    assert finding.found
+    assert finding.limit
+    assert finding.text.endswith(".")
+
+
+def test_every_rule_has_a_case_that_it_refuses() -> None:
+    refused = {case.rule for case in CASES if not case.ok}
+    assert refused == {entry.function for entry in RULES}
+
+
+def test_a_rule_that_needs_a_missing_fact_refuses(policy: Policy, facts: Facts) -> None:
+    nothing = Facts(today=facts.today, stopped=False)
+    for entry in RULES:
+        finding = entry.function(policy, nothing)
+        assert finding.rule == entry.rule
+        assert finding.ok is (entry.rule == "R23")  # the kill switch alone has no optional fact
+
+
+def test_every_plan_rule_refuses_without_a_plan(policy: Policy, facts: Facts) -> None:
+    without = dataclasses.replace(facts, plan=None)
+    needs_none = {"policy_in_force", "contract_installed", "bound_columns_allowed", "enough_rows"}
+    needs_none |= {"budget_reserved", "aborted_rounds_few", "not_stopped"}
+    refused = {entry.function.__name__ for entry in RULES if not entry.function(policy, without).ok}
+    assert refused == {entry.function.__name__ for entry in RULES} - needs_none
+
+
+def approvals(facts: Facts, *people: tuple[str, str, bool]) -> Facts:
+    assert facts.plan_digest is not None
+    digest = facts.plan_digest
+    made = tuple(Approval(person=person, role=role, digest=digest, author=author) for person, role, author in people)
+    return dataclasses.replace(facts, approvals=made)
+
+
+STEWARD, IT, DPO = "transport-steward", "transport-it", "transport-dpo"
+
+
+@pytest.mark.parametrize(
+    ("people", "ok"),
+    [
+        ([(STEWARD, "steward", False), (IT, "it", False)], True),
+        ([(STEWARD, "steward", True), (IT, "it", False)], True),
+        ([(STEWARD, "steward", True), (IT, "it", True)], False),
+        ([(STEWARD, "steward", False)], False),
+        ([(IT, "it", False)], False),
+        ([(STEWARD, "steward", False), (STEWARD, "it", False)], False),
+        ([(STEWARD, "steward", False), (DPO, "dpo", False)], False),
+        ([(STEWARD, "steward", False), (DPO, "it", False)], False),
+        ([(STEWARD, "steward", False), ("somebody", "it", False)], False),
+        ([(STEWARD, "steward", True), (IT, "it", True), (DPO, "dpo", False)], False),
+        ([(STEWARD, "steward", False), (STEWARD, "dpo", True), (IT, "it", True)], False),
+    ],
+)
+def test_p4_a_plan_needs_a_steward_and_it_and_one_of_them_is_not_its_author(
+    people: list[tuple[str, str, bool]], ok: bool, policy: Policy, facts: Facts
+) -> None:
+    assert governance.plan_approved(policy, approvals(facts, *people)).ok is ok
+
+
+def test_p4_approvals_of_another_plan_do_not_count(policy: Policy, facts: Facts) -> None:
+    other = tuple(msgspec.structs.replace(item, digest=bytes(32)) for item in facts.approvals)
+    assert not governance.plan_approved(policy, dataclasses.replace(facts, approvals=other)).ok
+
+
+def layout_with_extra(noise_stddev: float) -> Layout:
+    extra = ExtraSpec(name="loss", scale=1.0, max_abs=1.0, noise_stddev=noise_stddev)
+    return Layout(tensors=(TensorSpec(name="head.weight", shape=(1, 4)),), extras=(extra,))
+
+
+class OtherPlan(NamedTuple):
+    """Stands for a plan version that has extra coordinates; this one's plan refuses them."""
+
+    layout: Layout
+
+
+def test_a_metric_leaves_only_when_allowed_declared_and_noised(policy: Policy, facts: Facts, change: Change) -> None:
+    with_metric = change(facts, "outgoing.metrics", ("loss",))
+    for noise, allowed, ok in ((0.5, ("loss",), True), (0.0, ("loss",), False), (0.5, (), False)):
+        judged = change(policy, "outgoing.metrics", allowed)
+        with_extra = dataclasses.replace(with_metric, plan=OtherPlan(layout=layout_with_extra(noise)))
+        assert limits.metrics_allowed(judged, with_extra).ok is ok
+
+
+def test_a_finding_names_only_what_failed(policy: Policy, facts: Facts, change: Change) -> None:
+    finding: Finding = limits.training_within_bounds(policy, change(facts, "plan.privacy.sample_rate", 0.25))
+    assert (finding.found, finding.limit) == ("sample rate: 0.25", "sample rate: at most 0.2")
+    assert finding.owner == "it"
+
+
+def test_text_from_outside_is_shortened_and_printable(policy: Policy, facts: Facts, change: Change) -> None:
+    finding = governance.purpose_allowed(policy, change(facts, "plan.purpose", "\x1b[2J" + "x" * 1000))
+    assert finding.found.isprintable()
+    assert len(finding.found) < 100
+
+
+def test_the_norm_of_an_update_is_never_told(policy: Policy, facts: Facts, change: Change) -> None:
+    finding = limits.update_matches_plan(policy, change(facts, "outgoing.norm", 47.125))
+    assert "47" not in msgspec.json.encode(finding).decode()
