@@ -73,6 +73,8 @@ class Declaration(Record, frozen=True, kw_only=True):
     """What a department found when it bound a data set; only ``public_size`` and ``contract_hash`` are told to others.
 
     ``binding_digest`` and ``contract_hash`` are 64 hex digits each; ``units`` counts usable privacy units.
+    ``judged_by`` is the digest in hex of the policy whose rules on contents were satisfied, empty if none was
+    asked; a node accepts a declaration only from the policy that it runs under.
     """
 
     version: Literal[1] = 1
@@ -84,6 +86,7 @@ class Declaration(Record, frozen=True, kw_only=True):
     units: int
     failures: tuple[RuleFailure, ...]
     checked_at: dt.datetime
+    judged_by: str = ""
 
 
 def load_binding(path: Path) -> Binding:

@@ -10,7 +10,7 @@ from clients.keystore import load_identity
 from policies.load import open_policy
 from policies.policy import SignedPolicy
 from shared.codec import Record, load_toml
-from shared.errors import ConfigError
+from shared.errors import ConfigError, ContractError
 from shared.identity import DEPARTMENT_NAME, DepartmentId
 from shared.journal import Journal
 from shared.privacy.plan import PerformanceFlags
@@ -27,6 +27,7 @@ class ClientConfig(Record, frozen=True, kw_only=True):
         members: approved identity key of every member of the roster.
         weights: folder of the base weights; empty when the model needs none.
         feature_cache: file of cached encoder features; empty for none.
+        stop_file: kill switch; made by ``cityfed-client stop``.
     """
 
     department: str
@@ -41,6 +42,7 @@ class ClientConfig(Record, frozen=True, kw_only=True):
     journal: str = "journal.sqlite"
     weights: str = ""
     feature_cache: str = ""
+    stop_file: str = "stopped"
     performance: PerformanceFlags = PerformanceFlags()
 
     def __post_init__(self) -> None:
@@ -65,7 +67,14 @@ def load_department(path: Path) -> Department:
         ContractError: the binding, contract or declaration is not in order.
     """
     config, folder = load_config(path), path.parent
+    policy = load_policy(path, config)
     binding_path = folder / config.binding
+    declaration = load_declaration(binding_path)
+    if declaration.judged_by != policy.digest.hex():
+        raise ContractError(
+            "declaration-unjudged",
+            f"{binding_path} was not checked under the present policy: run `cityfed-client data check` again.",
+        )
     trust = Trust(
         roster_key=_key(config.roster_key, "roster_key"),
         authority_key=_key(config.authority_key, "authority_key"),
@@ -75,12 +84,13 @@ def load_department(path: Path) -> Department:
         name=DepartmentId(config.department),
         identity=load_identity(folder / config.identity),
         trust=trust,
-        policy=load_policy(path, config),
+        policy=policy,
         binding_path=binding_path,
         binding=load_binding(binding_path),
-        declaration=load_declaration(binding_path),
+        declaration=declaration,
         weights=folder / config.weights if config.weights else None,
         feature_cache=folder / config.feature_cache if config.feature_cache else None,
+        stop_file=folder / config.stop_file,
         performance=config.performance,
     )
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
+import msgspec
+
 from clients.binding import Declaration, check_binding, load_binding, write_declaration
 from clients.config import load_config, load_policy, open_journal
 from policies.evaluate import evaluate
 from policies.facts import Facts, Phase
+from shared.errors import ConfigError
 from shared.journal import EntryKind
 
 
 def check_data(binding_path: Path, *, now: dt.datetime) -> Declaration:
-    """Validate a data set against its contract alone and write its declaration.
+    """Validate a data set against its contract alone and write its declaration, which no node accepts yet.
 
     Raises:
         ContractError: as :func:`clients.binding.check_binding`.
@@ -27,15 +30,16 @@ def check_data(binding_path: Path, *, now: dt.datetime) -> Declaration:
     return declaration
 
 
-def bind_data(config_path: Path, *, now: dt.datetime) -> Declaration:
+def bind_data(config_path: Path, *, now: dt.datetime, binding: Path | None = None) -> Declaration:
     """Validate a department's data set, judge it by the department's policy, and write its declaration.
 
     Args:
         config_path: the department's ``client.toml``.
         now: the time to note, UTC.
+        binding: the binding that the caller means; it must be the configured one.
 
     Raises:
-        ConfigError: a configuration or policy file is not in order.
+        ConfigError: a configuration or policy file is not in order; ``binding-foreign``.
         ContractError: as :func:`clients.binding.check_binding`.
         PolicyViolation: ``policy-refused``; every finding is in the journal, and no declaration is written.
         JournalError: the decision could not be made durable.
@@ -43,13 +47,15 @@ def bind_data(config_path: Path, *, now: dt.datetime) -> Declaration:
     config = load_config(config_path)
     signed = load_policy(config_path, config)
     binding_path = config_path.parent / config.binding
+    if binding is not None and binding.resolve() != binding_path.resolve():
+        raise ConfigError("binding-foreign", f"{config_path} is configured with the binding {binding_path}.")
     floors = signed.policy.rows
     declaration = check_binding(
         binding_path, now=now, minimum_rows=floors.minimum_rows, minimum_units=floors.minimum_units
     )
     facts = Facts(
         today=now.date(),
-        stopped=False,
+        stopped=(config_path.parent / config.stop_file).exists(),
         signed_policy=signed,
         contract_hash=declaration.contract_hash,
         columns=tuple(load_binding(binding_path).columns),
@@ -62,5 +68,6 @@ def bind_data(config_path: Path, *, now: dt.datetime) -> Declaration:
     with open_journal(config_path) as journal:
         journal.append(EntryKind.DECISION, decision, now=now)
     decision.require()
-    write_declaration(binding_path, declaration)
-    return declaration
+    judged = msgspec.structs.replace(declaration, judged_by=signed.digest.hex())
+    write_declaration(binding_path, judged)
+    return judged

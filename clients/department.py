@@ -12,7 +12,7 @@ import numpy as np
 from clients.binding import Binding, Declaration, bound_contract, verify_declaration
 from clients.dataset import load_dataset
 from policies.facts import Approval, BudgetFacts, Facts, OutgoingFacts
-from policies.policy import SignedPolicy
+from policies.policy import Policy, SignedPolicy
 from shared.codec import encode
 from shared.errors import ContractError
 from shared.identity import DepartmentId, IdentityKey
@@ -42,6 +42,7 @@ class Department:
     Attributes:
         weights: folder of the base weights, or None when the model needs none.
         feature_cache: file that keeps encoder features of this department's own texts, or None.
+        stop_file: the kill switch (R23): as long as this file exists, every offer and round is refused.
     """
 
     name: DepartmentId
@@ -53,6 +54,7 @@ class Department:
     declaration: Declaration
     weights: Path | None
     feature_cache: Path | None
+    stop_file: Path
     performance: PerformanceFlags
     _rows: dict[bytes, Prepared] = field(default_factory=dict, repr=False)
 
@@ -71,11 +73,7 @@ class Department:
 
     def budgets(self) -> Budgets:
         """Return the caps of this department's own policy."""
-        caps = self.policy.policy.privacy
-        return Budgets(
-            run=PrivacyBudget(epsilon=caps.epsilon_per_run, delta=caps.delta),
-            lifetime=PrivacyBudget(epsilon=caps.epsilon_lifetime, delta=caps.delta),
-        )
+        return budgets_of(self.policy.policy)
 
     def rows(self, plan: Plan) -> Prepared:
         """Load this department's rows for a plan; the frozen data set is read once per model and process.
@@ -117,7 +115,6 @@ class Department:
         *,
         today: dt.date,
         approvals: tuple[Approval, ...],
-        stopped: bool,
         round_number: int,
         last_round: int,
         aborted_rounds: int,
@@ -129,7 +126,7 @@ class Department:
         """Collect what the rules may look at; record contents are not among it (privacy 2)."""
         return Facts(
             today=today,
-            stopped=stopped,
+            stopped=self.stop_file.exists(),
             signed_policy=self.policy,
             contract_hash=self.declaration.contract_hash,
             columns=tuple(self.binding.columns),
@@ -153,6 +150,15 @@ class Department:
             reserved=reserved,
             outgoing=None if outgoing is None else outgoing_facts(plan, outgoing),
         )
+
+
+def budgets_of(policy: Policy) -> Budgets:
+    """Return a policy's caps as the ledger compares them."""
+    caps = policy.privacy
+    return Budgets(
+        run=PrivacyBudget(epsilon=caps.epsilon_per_run, delta=caps.delta),
+        lifetime=PrivacyBudget(epsilon=caps.epsilon_lifetime, delta=caps.delta),
+    )
 
 
 def outgoing_facts(plan: Plan, vector: Vector) -> OutgoingFacts:

@@ -119,7 +119,7 @@ class Memory:
 
 
 _RECORDS: dict[str, type[Record]] = {
-    EntryKind.RUN: EpochOpened,
+    EntryKind.EPOCH: EpochOpened,
     EntryKind.ANSWERED: StepAnswered,
     EntryKind.ROUND: RoundFinished,
     EntryKind.HEADS: HeadsSeen,

@@ -74,13 +74,20 @@ class Participant:
         self.department = department
         self.memory = Memory(journal, clock)
         self.ledger = PrivacyLedger(journal, clock)
-        self.stopped = False
         self._journal = journal
         self._source = source
         self._clock = clock
         self._session: _Session | None = None
         self._data_touched = False
         self._last: dict[str, tuple[bytes, bytes]] = {}
+        self._steps: dict[type, tuple[str, Callable[..., bytes]]] = {
+            OpenEpoch: ("advert", self._open_epoch),
+            SealRequest: ("seal", self._seal),
+            UpdateRequest: ("update", self.contribute),
+            ConfirmRequest: ("confirm", self._confirm),
+            RevealRequest: ("reveal", self._reveal),
+            CloseRound: ("close", self._close),
+        }
 
     # --- the door ------------------------------------------------------------------------------------------
 
@@ -96,10 +103,10 @@ class Participant:
         self._data_touched = False
         try:
             message = decode_request(request)
-            step, answer = _STEPS[type(message)]
+            step, answer = self._steps[type(message)]
             if self._last.get(step, (b"", b""))[0] == digest:
                 return self._last[step][1]
-            reply = answer(self, message, request)
+            reply = answer(message, request)
         except CityFedError as error:
             return self._refuse(step, error)
         except Exception as error:  # noqa: BLE001 - R28: whatever goes wrong is a refusal
@@ -127,7 +134,7 @@ class Participant:
         )
         state, reply = open_epoch(context, self.department.identity)
         opened = EpochOpened(run=request.run, epoch=request.epoch, roster_serial=roster.serial)
-        self.memory.write(EntryKind.RUN, opened)
+        self.memory.write(EntryKind.EPOCH, opened)
         self._session = _Session(plan=plan, roster=roster, epoch_number=request.epoch, epoch=state)
         return encode(reply)
 
@@ -296,7 +303,6 @@ class Participant:
             plan,
             today=self._clock().date(),
             approvals=self.memory.approvals_of(plan.digest()),
-            stopped=self.stopped,
             round_number=round_number,
             last_round=known.last_round,
             aborted_rounds=known.aborted_rounds,
@@ -323,12 +329,3 @@ class Participant:
             status = "unavailable"
         return encode(Refusal(status=status))
 
-
-_STEPS: dict[type, tuple[str, Callable[..., bytes]]] = {
-    OpenEpoch: ("advert", Participant._open_epoch),
-    SealRequest: ("seal", Participant._seal),
-    UpdateRequest: ("update", Participant.contribute),
-    ConfirmRequest: ("confirm", Participant._confirm),
-    RevealRequest: ("reveal", Participant._reveal),
-    CloseRound: ("close", Participant._close),
-}

@@ -172,9 +172,9 @@ class Coordinator:
                 self._abort(len(done) + failures + 1, error)
                 failures += 1
                 if failures > self.plan.spare_attempts:
-                    self._log(EntryKind.RUN, RunEnded(run=self._run, status="failed", rounds=len(done)))
+                    self._log(EntryKind.ENDED, RunEnded(run=self._run, status="failed", rounds=len(done)))
                     raise
-        self._log(EntryKind.RUN, RunEnded(run=self._run, status="completed", rounds=len(done)))
+        self._log(EntryKind.ENDED, RunEnded(run=self._run, status="completed", rounds=len(done)))
         return RunResult(model=done[-1].model, rounds=tuple(done))
 
     def run_round(self, number: int, model: Vector, *, final: bool) -> RoundResult:
@@ -234,7 +234,7 @@ class Coordinator:
             members = taken
             self._epoch_number += 1  # somebody left between advert and seal: the others begin anew
         ready = EpochReady(run=self._run, epoch=self._epoch_number, members=tuple(members))
-        self._log(EntryKind.RUN, ready)
+        self._log(EntryKind.EPOCH, ready)
         return _Epoch(collector=invited, members=tuple(members), seals=invited.seals_for())
 
     def _adverts(self, number: int, asked: Sequence[str]) -> tuple[EpochCollector, tuple[str, ...]]:
@@ -326,7 +326,7 @@ class Coordinator:
             heads[name] = reply.receipt
 
         self._take(number, "close", replies, keep)
-        self._log(EntryKind.ROUND, Countersigned(run=self._run, round=number, receipts=heads))
+        self._log(EntryKind.COUNTERSIGNED, Countersigned(run=self._run, round=number, receipts=heads))
 
     # --- plumbing ------------------------------------------------------------------------------------------
 
@@ -376,7 +376,7 @@ class Coordinator:
     def _abort(self, number: int, error: RoundAbortedError) -> None:
         """Write a failed round down; the next attempt starts with a fresh epoch."""
         self._epoch = None
-        self._log(EntryKind.ROUND, RoundFailed(run=self._run, round=number, code=error.code, message=error.message))
+        self._log(EntryKind.FAILED, RoundFailed(run=self._run, round=number, code=error.code, message=error.message))
         self.observer.failed(number, error)
 
     def _missing(self, number: int, step: str, department: str, status: str) -> None:

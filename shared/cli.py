@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 import typer
+from click import ClickException
 from rich.console import Console
 
 from shared.errors import CityFedError
@@ -37,7 +38,7 @@ def run_app(app: typer.Typer, *, on_interrupt: Callable[[], str | None] = lambda
     except (KeyboardInterrupt, typer.Abort):
         _say(on_interrupt() or "Stopped.")
         sys.exit(INTERRUPTED)
-    except _usage_errors() as error:
+    except ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     sys.exit(status if isinstance(status, int) else 0)
@@ -51,13 +52,6 @@ def print_json(value: object) -> None:
 def console() -> Console:
     """Return the console for people: standard error, so that standard output holds results only."""
     return Console(stderr=True)
-
-
-def _usage_errors() -> type[Exception]:
-    """Return the family of wrong options and arguments."""
-    import click  # noqa: PLC0415 - typer's own dependency, needed here only
-
-    return click.ClickException
 
 
 def _say(sentence: str) -> None:

@@ -38,10 +38,12 @@ class EntryKind(StrEnum):
     REFUSAL = "refusal"
     HEADS = "heads-seen"
     APPROVAL = "approval"
-    BINDING = "data-bound"
-    RUN = "run"
+    RUN = "run-opened"
+    EPOCH = "epoch-opened"
     ROUND = "round-closed"
-    RELEASE = "model-released"
+    COUNTERSIGNED = "round-countersigned"
+    FAILED = "round-failed"
+    ENDED = "run-ended"
 
 
 class Head(Record, frozen=True, kw_only=True):

@@ -179,4 +179,3 @@ def accept_plan(signed: Signed, authority_key: bytes) -> Plan:
         ProtocolError: ``signature-invalid``, ``message-malformed``.
     """
     return open_signed(authority_key, PLAN_LABEL, signed, Plan)
-

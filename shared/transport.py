@@ -11,6 +11,12 @@ from typing import Protocol
 
 from shared.identity import DepartmentId
 
+CHANNEL = "cityfed"
+"""Name under which a carrier with named messages files ours; its records hold one value, the encoded bytes."""
+
+REQUEST = "request"
+REPLY = "reply"
+
 
 class Transport(Protocol):
     """Carries one batch of requests to departments and brings back the replies that came in time."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_ROWS = 2_600
-"""Largest data set of a department and of the public stand-in."""
+"""Largest data set of a department; the public stand-in is not capped."""
 
 CAP_SEED = 0
 """Chooses which rows stay when a data set is over ``MAX_ROWS``."""
@@ -28,6 +28,9 @@ CAP_SEED = 0
 PUBLIC = "public"
 REPORTS_FILE = "reports.csv"
 BINDING_FILE = "binding.toml"
+
+BOUND = ("description", "request")
+"""What a binding maps: only what the task needs; the other columns are never read."""
 
 PROPERTIES = ("service_request_id", "service_code", "description", "request")
 """Contract properties (Open311 GeoReport names, and the label), in the order of the columns below."""
@@ -94,7 +97,8 @@ def route_messages(messages: pd.DataFrame) -> dict[str, pd.DataFrame]:
         messages: columns ``id``, ``message``, ``request`` and every routing label (0 or 1).
 
     Returns:
-        One frame for each department and for ``public``: columns ``PROPERTIES``, in file order, at most ``MAX_ROWS``.
+        One frame for each department and for ``public``: columns ``PROPERTIES``, in file order; a
+        department has at most ``MAX_ROWS``.
     """
     rest = messages.drop_duplicates("message", keep="first")
     routed = {}
@@ -104,7 +108,9 @@ def route_messages(messages: pd.DataFrame) -> dict[str, pd.DataFrame]:
         routed[name] = _reports(rest[matches], labels[matches].idxmax(axis=1).astype("str"))
         rest = rest[~matches]
     routed[PUBLIC] = _reports(rest, "unrouted")
-    return {name: keep_at_most(rows, MAX_ROWS, seed=CAP_SEED) for name, rows in routed.items()}
+    return {
+        name: rows if name == PUBLIC else keep_at_most(rows, MAX_ROWS, seed=CAP_SEED) for name, rows in routed.items()
+    }
 
 
 def _reports(rows: pd.DataFrame, service_code: pd.Series[str] | str) -> pd.DataFrame:
@@ -140,7 +146,7 @@ def write_reports(path: Path, reports: pd.DataFrame) -> None:
 
 def binding_text(contract: str, columns: dict[str, str]) -> str:
     """Return the TOML binding of a report data set: where it is, and which column is which property."""
-    lines = [f'{contract_property} = "{column}"' for contract_property, column in columns.items()]
+    lines = [f'{name} = "{columns[name]}"' for name in BOUND]
     head = [
         'dataset = "reports"',
         f'contract = "{contract}"',

@@ -28,12 +28,11 @@ from shared.plan import Plan
 from shared.privacy.accountant import epsilon, event_of
 from shared.privacy.plan import PrivacyBudget, PrivacyParams
 from shared.tasks.features import HASHED_WORDS_SHA256
-from shared.tasks.text import initial_parameters, layout_of
 from simulation.home import Home, make_private_folder
 from simulation.progress import Progress
 from simulation.report import write_report
 from simulation.report.card import model_card
-from simulation.rows import Split, split_rows
+from simulation.rows import split_rows
 from simulation.scenario import Scenario
 from simulation.setup import ensure_setup
 from simulation.statistics import arm_summary, gain_summary
@@ -98,7 +97,16 @@ def run_study(
     try:
         for seed in _seeds(scenario):
             if not _seed_file(out, seed).is_file():
-                run_seed(scenario, scenario_folder, seed, out, inputs, privacy, progress, source)
+                run_seed(
+                    scenario,
+                    seed,
+                    scenario_folder=scenario_folder,
+                    out=out,
+                    inputs=inputs,
+                    privacy=privacy,
+                    progress=progress,
+                    source=source or _cryptographic,
+                )
     finally:
         summary = conclude(scenario, out, started=started, unsafe=source is not None, seconds=watch.seconds)
     return summary
@@ -106,13 +114,14 @@ def run_study(
 
 def run_seed(
     scenario: Scenario,
-    scenario_folder: Path,
     seed: int,
+    *,
+    scenario_folder: Path,
     out: Path,
     inputs: Inputs,
     privacy: PrivacyParams,
     progress: Progress,
-    source: Callable[[str], RandomSource] | None,
+    source: Callable[[str], RandomSource],
 ) -> SeedResult:
     """Run one seed in a fresh world folder and keep its result."""
     folder, watch = _next_world(out, seed), Stopwatch()
@@ -136,7 +145,7 @@ def run_seed(
         privacy=privacy,
         splits=splits,
         caches=inputs.caches,
-        source=source or _cryptographic,
+        source=source,
         progress=progress,
         watch=watch,
     )
@@ -160,12 +169,7 @@ def gather_inputs(scenario: Scenario, scenario_folder: Path, home: Home, out: Pa
         spec, weights = scenario.model.spec(ready.weights_sha256), ready.weights_dir
     else:
         spec, weights = scenario.model.spec(HASHED_WORDS_SHA256), None
-    basis = ModelBasis(
-        spec=spec,
-        layout=layout_of(spec, weights),
-        initial=initial_parameters(spec, weights),
-        weights_dir=weights,
-    )
+    basis = ModelBasis.load(spec, weights)
     if scenario.data.source == "files":
         bindings = {name: scenario_folder / scenario.departments[name].binding for name in names}
         cache_folder = {name: out / "features" / name for name in names}

@@ -134,7 +134,6 @@ class SeedStudy:
             splits=self.splits,
             caches=self.caches,
             source=lambda name: self.source(f"federated {name}"),
-            clock=now,
         ) as world:
             with self.watch.phase("features"):
                 self._load_rows(world)
@@ -145,11 +144,9 @@ class SeedStudy:
             departments, plan = world.departments, world.plan
         with self.watch.phase("local"):
             for name, department in departments.items():
-                self._solo("local", name, plan, department, self.scenario.optimizer.local, (name,))
+                self._solo("local", name, plan, optimizer=self.scenario.optimizer.local, holders={name: department})
         with self.watch.phase("pooled"):
-            everybody = tuple(departments)
-            first = departments[everybody[0]]
-            self._solo("pooled", POOLED, plan, first, self.scenario.optimizer.pooled, everybody, departments)
+            self._solo("pooled", POOLED, plan, optimizer=self.scenario.optimizer.pooled, holders=departments)
         seed_result = SeedResult(
             seed=self.seed,
             scores=self._final_scores(),
@@ -188,13 +185,13 @@ class SeedStudy:
         arm: ArmName,
         name: DepartmentId,
         plan: Plan,
-        department: Department,
+        *,
         optimizer: LocalOptimizer,
-        measured: tuple[DepartmentId, ...],
-        holders: Mapping[DepartmentId, Department] | None = None,
+        holders: Mapping[DepartmentId, Department],
     ) -> None:
-        """Run a baseline: one trainer, its own journal, the same plan numbers."""
-        together = list((holders or {name: department}).values())
+        """Run a baseline: one trainer over the rows of all holders, its own journal, the same plan numbers."""
+        together, measured = list(holders.values()), tuple(holders)
+        department = together[0]
         data = pool([item.rows(plan) for item in together])
         size = sum(item.declaration.public_size for item in together)
         solo = Solo(

@@ -26,6 +26,7 @@ from clients.records import Approved
 from clients.training.noise import RandomSource
 from policies.load import complete, department_names, department_policy, sign_policy
 from policies.policy import Policy
+from server.audit import OWNER
 from server.plans import draft_plan, sign_plan
 from shared.contracts.contract import agreement_hash
 from shared.errors import ConfigError
@@ -33,7 +34,8 @@ from shared.identity import DepartmentId, IdentityKey, Roster, Signed, fingerpri
 from shared.journal import EntryKind, Journal
 from shared.parameters import Layout, Vector
 from shared.plan import ModelSpec, Plan
-from shared.privacy.plan import PrivacyParams
+from shared.privacy.plan import PerformanceFlags, PrivacyParams
+from shared.tasks.text import initial_parameters, layout_of
 from simulation.home import make_private_folder, write_private_file
 from simulation.rows import Split
 from simulation.scenario import Scenario
@@ -49,6 +51,20 @@ class ModelBasis:
     layout: Layout
     initial: Vector
     weights_dir: Path | None
+
+    @classmethod
+    def load(cls, spec: ModelSpec, weights_dir: Path | None) -> ModelBasis:
+        """Read layout and starting point of a model.
+
+        Raises:
+            CityFedError: as :func:`shared.tasks.text.build`.
+        """
+        return cls(
+            spec=spec,
+            layout=layout_of(spec, weights_dir),
+            initial=initial_parameters(spec, weights_dir),
+            weights_dir=weights_dir,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +97,6 @@ def open_world(
     splits: Mapping[DepartmentId, Split],
     caches: Mapping[DepartmentId, Path | None],
     source: Callable[[DepartmentId], RandomSource],
-    clock: Callable[[], dt.datetime],
 ) -> Iterator[World]:
     """Build a world in an empty folder, open its journals, and close them at the end.
 
@@ -90,9 +105,18 @@ def open_world(
     """
     make_private_folder(folder)
     keys = _Keys.generate(tuple(splits))
-    today = clock().date()
+    today = now().date()
     declarations = {
-        name: _found_department(folder, name, scenario, scenario_folder, keys, splits[name], caches[name], basis, clock)
+        name: _found_department(
+            folder / name,
+            name,
+            policy_text=policy_source(name, scenario, scenario_folder),
+            keys=keys,
+            split=splits[name],
+            cache=caches[name],
+            weights_dir=basis.weights_dir,
+            performance=scenario.performance,
+        )
         for name in splits
     }
     roster = Roster(city="simulated-city", serial=1, members={name: key.public for name, key in keys.members.items()})
@@ -118,15 +142,13 @@ def open_world(
     )
     make_private_folder(folder / "authority")
     with ExitStack() as stack:
-        authority_journal = stack.enter_context(
-            Journal.open(folder / "authority" / "journal.sqlite", owner="authority")
-        )
+        authority_journal = stack.enter_context(Journal.open(folder / "authority" / "journal.sqlite", owner=OWNER))
         departments = {name: load_department(folder / name / CONFIG_FILE) for name in splits}
         participants: dict[DepartmentId, Participant] = {}
         for name, department in departments.items():
             journal = stack.enter_context(open_journal(folder / name / CONFIG_FILE))
-            _approve(journal, plan, department.policy.policy, now=clock())
-            participants[name] = Participant(department, journal=journal, source=source(name), clock=clock)
+            _approve(journal, plan, department.policy.policy, now=now())
+            participants[name] = Participant(department, journal=journal, source=source(name), clock=now)
         yield World(
             folder=folder,
             plan=plan,
@@ -161,21 +183,20 @@ class _Keys:
 
 
 def _found_department(
-    folder: Path,
+    home: Path,
     name: DepartmentId,
-    scenario: Scenario,
-    scenario_folder: Path,
+    *,
+    policy_text: str,
     keys: _Keys,
     split: Split,
     cache: Path | None,
-    basis: ModelBasis,
-    clock: Callable[[], dt.datetime],
+    weights_dir: Path | None,
+    performance: PerformanceFlags,
 ) -> Declaration:
     """Write a department's folder as its own people would: key, policy, signature, configuration, declaration."""
-    home = folder / name
     make_private_folder(home)
     text = complete(
-        policy_source(name, scenario, scenario_folder),
+        policy_text,
         contract_hash=agreement_hash(bound_contract(load_binding(split.train))),
         plan_key_fingerprint=fingerprint(keys.authority.public),
         roster_key_fingerprint=fingerprint(keys.roster.public),
@@ -190,12 +211,12 @@ def _found_department(
         policy_owner_key=keys.policy_owner.public.hex(),
         members={str(member): key.public.hex() for member, key in keys.members.items()},
         binding=str(split.train.absolute()),
-        weights=str(basis.weights_dir.absolute()) if basis.weights_dir else "",
+        weights=str(weights_dir.absolute()) if weights_dir else "",
         feature_cache=str(cache.absolute()) if cache else "",
-        performance=scenario.performance,
+        performance=performance,
     )
     write_private_file(home / CONFIG_FILE, tomli_w.dumps(msgspec.to_builtins(config)).encode())
-    return bind_data(home / CONFIG_FILE, now=clock())
+    return bind_data(home / CONFIG_FILE, now=now())
 
 
 def policy_source(name: DepartmentId, scenario: Scenario, scenario_folder: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import cache
 from importlib import resources
 from typing import Final, Literal
 
@@ -224,6 +225,7 @@ def load_contract(text: str, *, where: str = "The contract") -> Contract:
         raise ContractError("contract-content", f"{where}: {sentence}.") from cause
 
 
+@cache  # the files are part of the package, and every decision asks again
 def packaged_contract(department: str) -> Contract:
     """Return the newest contract that this package ships for a department.
 

@@ -76,11 +76,7 @@ def seal(public: bytes, plaintext: bytes, info: bytes) -> bytes:
 
 
 def _parse_public(public: bytes) -> MLKEM768X25519PublicKey:
-    """Cut a public key into its two halves."""
-    if len(public) != PUBLIC_KEY_BYTES:
-        raise ProtocolError(
-            "key-malformed", f"An HPKE key has {PUBLIC_KEY_BYTES} bytes, one in an advert has {len(public)}."
-        )
+    """Cut a public key into its two halves; each refuses a wrong length with a ValueError."""
     mlkem = MLKEM768PublicKey.from_public_bytes(public[:_MLKEM_PUBLIC_BYTES])
     return MLKEM768X25519PublicKey(mlkem, X25519PublicKey.from_public_bytes(public[_MLKEM_PUBLIC_BYTES:]))
 

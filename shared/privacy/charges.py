@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from shared.codec import Record
-from shared.identity import DepartmentId
-from shared.plan import Plan
-from shared.privacy.accountant import MechanismEvent, epsilon, event_of, filter_admits, filter_epsilon
+from shared.privacy.accountant import MechanismEvent, epsilon, filter_admits, filter_epsilon
 from shared.privacy.plan import PrivacyBudget
 
 
@@ -98,20 +96,6 @@ class ExportedCharge(Record, frozen=True, kw_only=True):
     delta: float
     accountant: str
     public_size: int
-
-
-def charge_of(plan: Plan, *, department: DepartmentId, dataset: str) -> PlanCharge:
-    """Return what a plan charges to one department's data set: all rounds and spare attempts."""
-    return PlanCharge(
-        run=plan.run_id(),
-        dataset=dataset,
-        unit=plan.privacy.unit,
-        event=event_of(plan.privacy, 1),
-        attempts=plan.attempts,
-        delta=plan.privacy.budget.delta,
-        accountant=plan.privacy.accountant,
-        public_size=plan.datasets[department].public_size,
-    )
 
 
 def quote_charge(

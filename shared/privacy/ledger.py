@@ -21,7 +21,6 @@ from shared.privacy.charges import (
     BudgetStatus,
     ExportedCharge,
     PlanCharge,
-    charge_of,
     quote_charge,
 )
 
@@ -36,7 +35,6 @@ __all__ = [
     "PrivacyLedger",
     "Reservation",
     "RunSettled",
-    "charge_of",
 ]
 
 

@@ -46,6 +46,8 @@ class MeanPoolEncoder(nn.Module):
         self.bert = BertModel(
             BertConfig(**settings, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), add_pooling_layer=False
         )
+        # Ids are always explicit here, and a default one that has no value must not be used by accident.
+        del self.bert.embeddings.position_ids, self.bert.embeddings.token_type_ids
         self.first_trainable = config.num_hidden_layers - trainable_layers
         self.bert.requires_grad_(requires_grad=False)
         for layer in self.bert.encoder.layer[self.first_trainable :]:
@@ -87,8 +89,10 @@ def load_encoder(spec: ModelSpec, weights_dir: Path, *, trainable_layers: int = 
         raise ModelError("base-weights-mismatch", f"{path} does not have the SHA-256 that the plan states.")
     try:
         tensors = {name: value for name, value in load(data).items() if not name.startswith(UNUSED_TENSORS)}
-        encoder = MeanPoolEncoder(config, trainable_layers=trainable_layers)
-        encoder.bert.load_state_dict(tensors)
+        # Made without values, so that nothing is drawn from torch's global generator; the load is strict.
+        with torch.device("meta"):
+            encoder = MeanPoolEncoder(config, trainable_layers=trainable_layers)
+        encoder.to_empty(device="cpu").bert.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, ValueError) as cause:
         raise ModelError("base-weights-corrupt", f"{path} does not fit the encoder of its config.json.") from cause
     return encoder

@@ -276,7 +276,7 @@ def _features(
 
 def _labels(labels: Sequence[float] | NDArray[np.float32], count: int) -> Tensor:
     """Return labels as float32 after checking them."""
-    values = np.asarray(labels, dtype=np.float32)
+    values = np.array(labels, dtype=np.float32)  # a copy: torch shares memory with what it is given
     if values.shape != (count,) or not np.isin(values, (0, 1)).all():
         raise ValueError("there is one label for each text, and it is 0 or 1")
     return torch.from_numpy(values)
@@ -321,7 +321,8 @@ def _encoder_module() -> ModuleType:
 
 def _zero_linear(width: int) -> nn.Linear:
     """Return a linear layer with one output and all parameters zero."""
-    layer = nn.Linear(width, 1)
+    # Made without values, so that nothing is drawn from torch's global generator.
+    layer = nn.Linear(width, 1, device="meta").to_empty(device="cpu")
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

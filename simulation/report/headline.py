@@ -26,13 +26,13 @@ def _gain_tile(summary: RunSummary) -> Tile:
     if gain is None or "local" not in arms or "federated" not in arms:
         return Tile(question=question, answer="Not known yet", meaning="The comparison has not finished a seed.")
     local, federated = figures.score(arms["local"].mean), figures.score(arms["federated"].mean)
+    means = f"{_capital(figures.words(summary.metric))} {local} alone, {federated} together"
     if gain.interval is None:
-        meaning = f"{_capital(figures.words(summary.metric))} {local} alone, {federated} together, in a single seed: chance is not known."
-        return Tile(question=question, answer="Not known yet", meaning=meaning)
-    meaning = (
-        f"{_capital(figures.words(summary.metric))} {local} alone, {federated} together: {figures.difference(gain.mean)} "
-        f"(95 % interval {figures.difference_interval(gain.interval)}). {_by_verdict(gain)}."
-    )
+        return Tile(
+            question=question, answer="Not known yet", meaning=f"{means}, in a single seed: chance is not known."
+        )
+    interval = figures.difference_interval(gain.interval)
+    meaning = f"{means}: {figures.difference(gain.mean)} (95 % interval {interval}). {_by_verdict(gain)}."
     return Tile(question=question, answer=VERDICT_ANSWERS[gain.verdict], meaning=meaning)
 
 

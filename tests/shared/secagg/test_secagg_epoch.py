@@ -136,11 +136,12 @@ def test_a_state_is_used_once(city: Any, advertised: Any) -> None:
     state = answers["police"][0]
     ready = state.receive(seals)
     ready.begin(city.terms(ready.epoch_id))
-    for again in (
+    attempts: list[Callable[[], Any]] = [
         lambda: states["police"].receive(request),
         lambda: state.receive(seals),
         lambda: ready.begin(city.terms(ready.epoch_id, round_number=2)),
-    ):
+    ]
+    for again in attempts:
         with pytest.raises(RuntimeError, match="used already"):
             again()
 
@@ -226,6 +227,9 @@ def test_the_collector_takes_each_advert_and_seal_once_and_from_the_cohort_only(
     police = AdvertReply(advert=request.adverts["police"])
     assert refused(lambda: collector.receive_advert("police", police)) == "advert-repeated"
     assert refused(lambda: collector.receive_advert("sybil", police)) == "cohort-foreign"
+    short = city.resign("police", ADVERT_LABEL, request.adverts["police"], KeyAdvert, hpke_key=b"short")
+    fresh = EpochCollector(request.run, 1, city.names, city.roster)
+    assert refused(lambda: fresh.receive_advert("police", AdvertReply(advert=short))) == "key-malformed"
     assert all(set(asked.adverts) == set(city.names) for asked in collector.seal_requests().values())
     assert refused(collector.seals_for) == "epoch-incomplete"
     replies: dict[str, SealReply] = {name: state.receive(request)[1] for name, state in states.items()}

@@ -2,6 +2,7 @@
 
 import hmac
 import json
+import math
 import runpy
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,8 @@ def expand(key: bytes, *parts: bytes) -> bytes:
 def lagrange(shares: dict[int, int]) -> bytes:
     total = 0
     for x, y in shares.items():
-        for other in shares.keys() - {x}:
-            y = y * other * pow(other - x, -1, PRIME) % PRIME
-        total += y
+        weights = [other * pow(other - x, -1, PRIME) for other in shares.keys() - {x}]
+        total += y * math.prod(weights)
     return (total % PRIME).to_bytes(32, "little")
 
 

@@ -79,6 +79,8 @@ def test_the_callers_mistakes_use_nothing_up(city_of: Any, story_of: Any) -> Non
         (vector, {"ledger_head": b""}),
         (vector, {"out": np.zeros(len(vector), dtype=np.int64)}),
         (vector, {"out": np.zeros(len(vector) + 1, dtype=np.uint32)}),
+        (vector, {"out": np.zeros(2 * len(vector), dtype=np.uint32)[::2]}),
+        (vector[:-1], {"out": np.zeros(len(vector) - 1, dtype=np.uint32)}),
     ):
         with pytest.raises(ValueError):
             keyed.mask(bad_vector, **(good | changes))
@@ -278,14 +280,16 @@ def test_an_envelope_replayed_from_another_round_is_refused(full: Any, story_of:
 
 def test_an_envelope_that_its_sender_signed_but_that_does_not_open_is_refused(answers: Any, partial: Any) -> None:
     state, request = answers
-    garbage = bytes(len(request.envelopes["parks"]))
     receipt = msgspec.msgpack.decode(request.receipts["parks"].body, type=Receipt)
-    hashes = receipt.envelope_hashes | {"health": envelope_hash(partial.terms.sid(), "parks", "health", garbage)}
-    bent = partial.city.resign("parks", RECEIPT_LABEL, request.receipts["parks"], Receipt, envelope_hashes=hashes)
-    lie = replace(
-        request, receipts=request.receipts | {"parks": bent}, envelopes=request.envelopes | {"parks": garbage}
-    )
-    assert refused(lambda: state.reveal(lie, heads_seen={})) == "envelope-invalid"
+    size = len(request.envelopes["parks"])
+    for garbage, code in ((bytes(size), "envelope-invalid"), (bytes(size + 1), "envelope-mismatch")):
+        hashed = envelope_hash(partial.terms.sid(), "parks", "health", garbage)
+        hashes = receipt.envelope_hashes | {"health": hashed}
+        bent = partial.city.resign("parks", RECEIPT_LABEL, request.receipts["parks"], Receipt, envelope_hashes=hashes)
+        lie = replace(
+            request, receipts=request.receipts | {"parks": bent}, envelopes=request.envelopes | {"parks": garbage}
+        )
+        assert refused(lambda lie=lie: state.reveal(lie, heads_seen={})) == code  # type: ignore[misc]  # default binds the loop value
 
 
 # --- unequal models --------------------------------------------------------------------------------------
@@ -357,6 +361,11 @@ def test_the_collector_refuses_a_bad_upload_and_takes_the_good_one_after_it(full
     assert np.array_equal(collector.unmask(), sum(encoded) * 2.0**-bits)
     with pytest.raises(RuntimeError, match="unmasked already"):
         collector.unmask()
+
+
+def test_a_collector_needs_everybody_on_the_roster(full: Any, city_of: Any) -> None:
+    with pytest.raises(ValueError, match="roster"):
+        RoundCollector(full.terms, city_of(3).roster)
 
 
 def test_a_late_upload_does_not_change_the_survivors(partial: Any) -> None:

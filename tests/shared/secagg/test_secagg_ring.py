@@ -48,6 +48,11 @@ def test_fraction_bits_refuses_other_bounds(bound: float) -> None:
         fraction_bits(4, bound)
 
 
+def test_fraction_bits_needs_a_participant() -> None:
+    with pytest.raises(ValueError, match="at least one participant"):
+        fraction_bits(0, 1.0)
+
+
 @given(arrays(np.float32, st.integers(1, 40), elements=st.floats(-0.5, 0.5, width=32)), st.integers(1, 30))
 def test_the_error_of_a_coordinate_is_at_most_half_a_step(vector: np.ndarray, count: int) -> None:
     bits = fraction_bits(count, 0.5)

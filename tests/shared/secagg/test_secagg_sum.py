@@ -65,7 +65,7 @@ def test_masks_cancel_at_every_chunk_and_segment_border(city_of: Any, story_of: 
 def test_without_the_reveal_the_sum_of_all_uploads_is_still_masked(city_of: Any, story_of: Any) -> None:
     story = story_of(city_of(4, dimension=1000)).upload("environment", "health", "parks", "police")
     total = sum(np.frombuffer(update.vector, dtype="<u4") for update in story.updates.values())
-    decoded = decode_sum(total.astype("<u4"), bits=story.terms.fraction_bits)
+    decoded = decode_sum(np.asarray(total, dtype="<u4"), bits=story.terms.fraction_bits)
     assert np.abs(decoded - plain_sum(story, story.masked)).mean() > 0.1
 
 

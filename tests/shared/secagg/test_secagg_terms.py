@@ -123,6 +123,7 @@ def test_every_field_enters_the_session_id() -> None:
         {"min_contributors": 2},
         {"min_contributors": 5},
         {"max_colluders": 2},
+        {"participants": COHORT[:3], "threshold": 3, "max_colluders": 2},
         {"max_colluders": -1},
         {"fraction_bits": 5},
         {"ring_bits": 16},
