@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
 
-from clients.binding import Declaration, load_binding
+from clients.binding import Declaration, load_declaration
 from clients.config import load_config, load_policy, open_journal
 from clients.department import budgets_of
 from clients.records import RoundFinished
@@ -45,10 +45,10 @@ def budget_status(config_path: Path) -> BudgetStatus:
     """
     config = load_config(config_path)
     policy = load_policy(config_path, config)
-    binding = load_binding(config_path.parent / config.binding)
+    declaration = load_declaration(config_path.parent / config.binding)
     with open_journal(config_path) as journal:
         ledger = PrivacyLedger(journal, lambda: dt.datetime.now(dt.UTC))
-        return ledger.status(binding.dataset, budgets_of(policy.policy))
+        return ledger.status(declaration.dataset, budgets_of(policy.policy))
 
 
 def budget_lines(status: BudgetStatus) -> list[str]:

@@ -38,7 +38,7 @@ from shared.messages import (
 from shared.package import package_digest
 from shared.parameters import Vector, model_hash, vector_from_bytes
 from shared.plan import Plan, accept_plan
-from shared.privacy.ledger import PrivacyLedger
+from shared.privacy.ledger import BudgetQuote, PrivacyLedger
 from shared.secagg.epoch import AdvertisedEpoch, EpochContext, ReadyEpoch, SealedEpoch, open_epoch
 from shared.secagg.ring import project
 from shared.secagg.round import ConfirmedRound, MaskedRound, RevealedRound
@@ -66,6 +66,9 @@ class Participant:
         source: randomness of sampling and noise; in production
             :class:`~clients.training.noise.OsRandomSource`.
         clock: returns the present time, UTC.
+
+    Attributes:
+        last_refusal: why the newest request that was refused was refused; for this department's own people.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Participant:
         self._journal = journal
         self._source = source
         self._clock = clock
+        self.last_refusal: CityFedError | None = None
         self._session: _Session | None = None
         self._data_touched = False
         self._last: dict[str, tuple[bytes, bytes]] = {}
@@ -287,18 +291,19 @@ class Participant:
         self, phase: Phase, plan: Plan, roster: Roster, *, round_number: int, outgoing: Vector | None = None
     ) -> None:
         """Evaluate every rule of a phase, keep all findings, refuse if one failed."""
-        decision = evaluate(
-            self.department.policy.policy,
-            self._facts(plan, roster, round_number=round_number, outgoing=outgoing),
-            phase,
-        )
+        quote = self.ledger.quote(self.department.charge(plan), self.department.budgets())
+        facts = self._facts(plan, roster, quote, round_number=round_number, outgoing=outgoing)
+        decision = evaluate(self.department.policy.policy, facts, phase)
         self._journal.append(EntryKind.DECISION, decision, now=self._clock())
+        if not quote.fits and {finding.rule for finding in decision.failed} == {"R12"}:
+            raise InsufficientBudgetError(quote.code, quote.reason)  # says more than the rule does
         decision.require()
 
-    def _facts(self, plan: Plan, roster: Roster, *, round_number: int, outgoing: Vector | None) -> Facts:
+    def _facts(
+        self, plan: Plan, roster: Roster, quote: BudgetQuote, *, round_number: int, outgoing: Vector | None
+    ) -> Facts:
         """Collect what the rules may look at; record contents are not among it."""
         known = self.memory.run(plan.run_id())
-        quote = self.ledger.quote(self.department.charge(plan), self.department.budgets())
         return self.department.facts(
             plan,
             today=self._clock().date(),
@@ -322,10 +327,11 @@ class Participant:
         """Write the reason down here; tell the coordinator one word."""
         visible = isinstance(error, (PolicyViolation, ProtocolError, InsufficientBudgetError))
         status = "refused" if visible and not self._data_touched else "unavailable"
+        self.last_refusal = error
         try:
             body = Refused(step=step, status=status, code=error.code, message=error.message)
             self._journal.append(EntryKind.REFUSAL, body, now=self._clock())
-        except JournalError:
-            status = "unavailable"
+        except JournalError as broken:
+            status, self.last_refusal = "unavailable", broken
         return encode(Refusal(status=status))
 

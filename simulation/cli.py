@@ -32,8 +32,8 @@ def setup() -> None:
 
     terminal = console()
     home = find_home()
-    ensure_setup(home, lambda line: terminal.print(line, markup=False, highlight=False))
-    terminal.print(f"Set up in {home.root}", markup=False, highlight=False)
+    ensure_setup(home, lambda line: terminal.print(line, markup=False, highlight=False, soft_wrap=True))
+    terminal.print(f"Set up in {home.root}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -63,7 +63,7 @@ def report(directory: RunFolder) -> None:
     from simulation.report import write_report
 
     write_report(directory)
-    console().print(f"Report: {directory / 'report.html'}", markup=False, highlight=False)
+    console().print(f"Report: {directory / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -88,7 +88,7 @@ def tune(
     from simulation.tune import print_tuning, tune_arms
 
     loaded, _ = load_scenario(scenario, tuple(overrides or ()))
-    table = tune_arms(loaded, find_home(), note=lambda line: console().print(line, markup=False, highlight=False))
+    table = tune_arms(loaded, find_home(), note=lambda line: console().print(line, markup=False, highlight=False, soft_wrap=True))
     if as_json:
         print_json(table)
     else:

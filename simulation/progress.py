@@ -51,7 +51,7 @@ class Lines(Silent):
 
     def note(self, text: str) -> None:
         """Print it."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def round_done(self, seed: int, round_number: int) -> None:
         """Print it."""
@@ -72,7 +72,7 @@ class Live:
 
     def note(self, text: str) -> None:
         """Print above the bar."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def phase(self, seed: int, round_number: int, phase: str) -> None:
         """Show the step."""

@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import functools
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,8 +34,8 @@ from simulation.home import Home, make_private_folder
 from simulation.progress import Progress
 from simulation.report import write_report
 from simulation.report.card import model_card
-from simulation.rows import split_rows
-from simulation.scenario import Scenario
+from simulation.rows import Split, split_rows
+from simulation.scenario import Scenario, load_scenario
 from simulation.setup import ensure_setup
 from simulation.statistics import arm_summary, gain_summary
 from simulation.study import METRIC, Released, SeedResult, SeedStudy, Stopwatch
@@ -94,6 +96,9 @@ def run_study(
         inputs = gather_inputs(scenario, scenario_folder, home, out, progress)
     with watch.phase("calibration"):
         privacy = calibrate(scenario)
+    finish = functools.partial(
+        conclude, scenario, out, started=started, unsafe=source is not None, seconds=watch.seconds
+    )
     try:
         for seed in _seeds(scenario):
             if not _seed_file(out, seed).is_file():
@@ -107,9 +112,12 @@ def run_study(
                     progress=progress,
                     source=source or _cryptographic,
                 )
-    finally:
-        summary = conclude(scenario, out, started=started, unsafe=source is not None, seconds=watch.seconds)
-    return summary
+    except BaseException:
+        # A full disk may be what ended the run; that it keeps the report from being written must not hide it.
+        with contextlib.suppress(OSError):
+            finish()
+        raise
+    return finish()
 
 
 def run_seed(
@@ -123,33 +131,29 @@ def run_seed(
     progress: Progress,
     source: Callable[[str], RandomSource],
 ) -> SeedResult:
-    """Run one seed in a fresh world folder and keep its result."""
+    """Run one seed in a fresh world folder and keep its result; copies of rows are deleted however it ends."""
     folder, watch = _next_world(out, seed), Stopwatch()
-    with watch.phase("splits"):
-        splits = {
-            name: split_rows(
-                binding,
-                folder / "rows" / name,
-                seed=seed,
-                limit=scenario.data.limit,
-                holdout=scenario.data.holdout,
-            )
-            for name, binding in inputs.bindings.items()
-        }
-    study = SeedStudy(
-        scenario=scenario,
-        scenario_folder=scenario_folder,
-        seed=seed,
-        folder=folder,
-        basis=inputs.basis,
-        privacy=privacy,
-        splits=splits,
-        caches=inputs.caches,
-        source=source,
-        progress=progress,
-        watch=watch,
-    )
-    result, released = study.run()
+    splits = {name: Split(folder / "rows" / name) for name in inputs.bindings}
+    with contextlib.ExitStack() as at_end:
+        for split in splits.values():
+            at_end.callback(split.forget_rows)
+        with watch.phase("splits"):
+            for name, binding in inputs.bindings.items():
+                _split(binding, splits[name], scenario, seed)
+        study = SeedStudy(
+            scenario=scenario,
+            scenario_folder=scenario_folder,
+            seed=seed,
+            folder=folder,
+            basis=inputs.basis,
+            privacy=privacy,
+            splits=splits,
+            caches=inputs.caches,
+            source=source,
+            progress=progress,
+            watch=watch,
+        )
+        result, released = study.run()
     if seed == scenario.seed:
         _release(out, released)
     write_whole(_seed_file(out, seed), msgspec.json.format(msgspec.json.encode(result)))
@@ -233,7 +237,7 @@ def summarise(
         scenario=scenario.name,
         metric=METRIC,
         data=EMERGENCY_DATA if scenario.data.source == "emergency-messages" else "Files that the scenario names.",
-        tuning=STAND_IN_TUNING if scenario.data.source == "emergency-messages" else "Settings of the scenario file.",
+        tuning=_tuning(scenario),
         complete=complete,
         noise="unsafe" if unsafe else "cryptographic",
         seeds=len(results),
@@ -265,7 +269,7 @@ def finished_seeds(scenario: Scenario, out: Path) -> list[SeedResult]:
         if path.is_file():
             try:
                 results.append(msgspec.json.decode(path.read_bytes(), type=SeedResult))
-            except msgspec.DecodeError as cause:
+            except (msgspec.DecodeError, UnicodeDecodeError) as cause:
                 raise ConfigError("run-folder-malformed", f"{path} is not a seed's result: {cause}.") from cause
     return results
 
@@ -287,7 +291,7 @@ def read_plan(out: Path) -> Plan:
     """
     try:
         return msgspec.json.decode((out / PLAN_FILE).read_bytes(), type=Plan)
-    except (OSError, msgspec.DecodeError) as cause:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as cause:
         raise ConfigError("run-folder-plan", f"{out} holds no readable {PLAN_FILE}: name a run folder.") from cause
 
 
@@ -313,9 +317,33 @@ def _claim_folder(scenario: Scenario, out: Path) -> None:
     make_private_folder(out / "seeds")
 
 
+def _tuning(scenario: Scenario) -> str:
+    """Say how the settings of all arms were chosen, as far as this package knows it."""
+    packaged, _ = load_scenario("emergency-triage")
+    if _tuned_part(scenario) == _tuned_part(packaged):
+        return STAND_IN_TUNING
+    if _tuned_part(scenario, packaged.privacy.epsilon) == _tuned_part(packaged):
+        return f"{STAND_IN_TUNING} They were tuned at epsilon {packaged.privacy.epsilon:g} and kept for this one."
+    return "The settings of all arms are those of the scenario as it was run; how they were chosen is not recorded."
+
+
+def _tuned_part(scenario: Scenario, asked_epsilon: float | None = None) -> tuple[object, ...]:
+    """Return what was tuned, and what it was tuned for."""
+    privacy = msgspec.structs.replace(scenario.privacy, epsilon=asked_epsilon or scenario.privacy.epsilon)
+    rounds = (scenario.rounds, scenario.spare_attempts)
+    source = scenario.data.source
+    return (source, scenario.model, privacy, scenario.optimizer, scenario.server_optimizer, rounds)
+
+
 def _claim(scenario: Scenario) -> bytes:
     """Return the content of ``scenario.json``."""
     return msgspec.json.format(msgspec.json.encode({"digest": scenario.digest(), "scenario": scenario}))
+
+
+def _split(binding: Path, split: Split, scenario: Scenario, seed: int) -> None:
+    """Write one department's split."""
+    data = scenario.data
+    split_rows(binding, split.folder, seed=seed, limit=data.limit, holdout=data.holdout)
 
 
 def _seeds(scenario: Scenario) -> range:

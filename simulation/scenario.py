@@ -126,14 +126,18 @@ class Scenario(Record, frozen=True, kw_only=True):
         if not 3 <= len(self.departments) <= 100:
             raise ValueError("`departments` holds 3 to 100 departments")
         for name in self.departments:
-            if not DEPARTMENT_NAME.fullmatch(name):
-                raise ValueError("a key of `departments` is a lower-case name such as `transport`")
+            if not DEPARTMENT_NAME.fullmatch(name) or name == "authority":
+                raise ValueError("a key of `departments` is a lower-case name such as `transport`, not `authority`")
         if not (1 <= self.seeds <= 1000 and 1 <= self.rounds <= 10_000 and 0 <= self.spare_attempts <= 1000):
             raise ValueError("`seeds` lies in 1..1000, `rounds` in 1..10000, `spare_attempts` in 0..1000")
+        if not 0 < self.bound <= 1e6:
+            raise ValueError("`bound` lies in (0, 1000000]")
         if any(fault.department not in self.departments for fault in self.faults):
             raise ValueError("`faults` names a department that is not in `departments`")
         if self.data.source == "files" and any(not item.binding for item in self.departments.values()):
             raise ValueError('with `data.source = "files"` every department names its `binding`')
+        if self.data.source != "files" and any(item.binding for item in self.departments.values()):
+            raise ValueError('a `binding` is read with `data.source = "files"` only')
 
     def digest(self) -> str:
         """Return the hash by which an interrupted run recognises its own scenario."""
@@ -151,7 +155,8 @@ def load_scenario(name_or_path: str, overrides: tuple[str, ...] = ()) -> tuple[S
         The scenario, and the folder against which its relative paths count.
 
     Raises:
-        ConfigError: ``scenario-missing``, ``toml-syntax``, ``override-malformed``, ``toml-content``.
+        ConfigError: ``scenario-missing``, ``scenario-unreadable``, ``toml-syntax``, ``override-malformed``,
+            ``toml-content``.
     """
     if name_or_path in PACKAGED:
         text = resources.files("simulation").joinpath(f"scenarios/{name_or_path}.toml").read_text()
@@ -161,10 +166,18 @@ def load_scenario(name_or_path: str, overrides: tuple[str, ...] = ()) -> tuple[S
         if not path.is_file():
             known = ", ".join(PACKAGED)
             raise ConfigError("scenario-missing", f"There is no scenario {name_or_path}: give a TOML file or {known}.")
-        text, folder, where = path.read_text(), path.parent, f"Scenario {path}"
+        text, folder, where = _read(path), path.parent, f"Scenario {path}"
     if overrides:
         text = _override(text, overrides, where)
     return load_toml(text, Scenario, where=where), folder
+
+
+def _read(path: Path) -> str:
+    """Read a scenario file."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise ConfigError("scenario-unreadable", f"{path} cannot be read as UTF-8 text.") from cause
 
 
 def _override(text: str, overrides: tuple[str, ...], where: str) -> str:

@@ -14,7 +14,7 @@ from clients.department import Department
 from clients.training.noise import RandomSource
 from server.coordinator import Coordinator, RoundResult, RunResult
 from shared.codec import Record
-from shared.errors import RoundAbortedError
+from shared.errors import CityFedError, ContractError, RoundAbortedError
 from shared.identity import DepartmentId
 from shared.journal import Journal
 from shared.parameters import Vector
@@ -112,19 +112,11 @@ class SeedStudy:
     _holdout: dict[DepartmentId, Prepared] = field(default_factory=dict)
 
     def run(self) -> tuple[SeedResult, Released]:
-        """Run the three arms.
+        """Run the three arms, federated first: its plan fixes the numbers of the other two.
 
         Raises:
             CityFedError: whatever the production path refuses.
         """
-        try:
-            return self._run()
-        finally:
-            for split in self.splits.values():
-                split.forget_rows()
-
-    def _run(self) -> tuple[SeedResult, Released]:
-        """Federated first: its plan fixes the numbers of the other arms."""
         with open_world(
             self.folder / "federated",
             scenario=self.scenario,
@@ -163,6 +155,7 @@ class SeedStudy:
 
     def _federated(self, world: World) -> tuple[RunResult, InMemoryTransport]:
         """Run the production path over the in-memory network."""
+        watcher = _Measure(self, world)
         transport = InMemoryTransport(
             peers={name: participant.handle for name, participant in world.participants.items()},
             faults=self.scenario.faults,
@@ -176,9 +169,12 @@ class SeedStudy:
             transport=transport,
             journal=world.authority_journal,
             clock=now,
-            observer=_Measure(self),
+            observer=watcher,
         )
-        return coordinator.run(self.basis.initial), transport
+        try:
+            return coordinator.run(self.basis.initial), transport
+        except RoundAbortedError as error:
+            raise watcher.reason or error from error
 
     def _solo(
         self,
@@ -255,6 +251,8 @@ class SeedStudy:
             binding = load_binding(self.splits[name].holdout)
             rows = load_dataset(binding, bound_contract(binding), features=task.features, label=task.label)
             cache = self.caches[name]
+            if not rows.labels.any():
+                raise ContractError("holdout-one-sided", f"No held-out row of {name} is labelled 1: nothing to measure.")
             self._holdout[name] = prepare(
                 self.basis.spec,
                 rows.texts,
@@ -298,21 +296,32 @@ def _left(transport: InMemoryTransport, name: DepartmentId, plan: Plan) -> LeftS
 
 
 class _Measure:
-    """Watches a federated run: scores each new model and feeds the progress display."""
+    """Watches a federated run: scores each new model and feeds the progress display.
 
-    def __init__(self, study: SeedStudy) -> None:
+    Attributes:
+        reason: when the first attempt found a department unwilling, the first such department's own words. The
+            coordinator never learns them; in a simulation one person plays every owner and may read them.
+    """
+
+    def __init__(self, study: SeedStudy, world: World) -> None:
         self._study = study
+        self._world = world
+        self.reason: CityFedError | None = None
 
     def phase(self, round_number: int, phase: str) -> None:
         """Show the step."""
         self._study.progress.phase(self._study.seed, round_number, phase)
 
     def missing(self, round_number: int, step: str, department: str, status: str) -> None:
-        """Say who gave no answer."""
+        """Say who gave no answer; keep the first reason for a no, if that is what keeps the run from starting."""
         self._study.progress.note(f"Round {round_number}: no {step} from {department} ({status})")
+        own = self._world.participants[DepartmentId(department)].last_refusal
+        if self.reason is None and own is not None and round_number == 1 and status in ("refused", "unavailable"):
+            self.reason = type(own)(own.code, f"Department {department} said no to the {step}: {own.message}")
 
     def closed(self, result: RoundResult) -> None:
         """Score the new model."""
+        self.reason = None
         names = tuple(self._study.splits)
         self._study.measure("federated", result.round, result.model, names)
         self._study.progress.round_done(self._study.seed, result.round)

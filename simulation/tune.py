@@ -31,10 +31,10 @@ from simulation.setup import ensure_setup
 from simulation.summary import ArmName
 from simulation.world import ModelBasis
 
-GRID = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+GRID = (4.0, 8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0)
 """Learning rates tried for every arm."""
 
-REPEATS = 6
+REPEATS = 8
 """Splits of the stand-in."""
 
 PRETENDED_ROWS = 2_200

@@ -24,7 +24,7 @@ from shared.identity import DepartmentId
 from shared.parameters import Layout, Vector
 from shared.plan import LocalOptimizer, ModelSpec, Plan
 from shared.privacy.plan import PerformanceFlags, PrivacyParams
-from shared.tasks.device import resolve_device
+from shared.tasks.device import one_thread, resolve_device
 from shared.tasks.text import Prepared, build, export_vector, load_vector, per_unit_loss, trained_layout
 
 
@@ -127,7 +127,8 @@ def train_round(
     check_layers(model)
     check_gradients(model, synthetic_units(units), per_unit_loss)
     load_vector(model, parameters)
-    _run_steps(model, settings, units, source=source, flags=flags, on_step=on_step)
+    with one_thread(when=settings.model.trainable == "head"):
+        _run_steps(model, settings, units, source=source, flags=flags, on_step=on_step)
     final = export_vector(model)
     settings.layout.check(final)
     delta = final - parameters

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -24,3 +26,18 @@ def resolve_device(name: DeviceName) -> torch.device:
         raise SetupError("cuda-missing", 'Device "cuda" is asked for, but torch finds no CUDA device here.')
     torch.set_float32_matmul_precision("highest")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+@contextmanager
+def one_thread(*, when: bool) -> Iterator[None]:
+    """Run torch on one thread for a while, if ``when`` holds.
+
+    A step of a head is so little work that waking other threads takes longer than the step itself, many times
+    longer on a busy machine.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if when else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -84,12 +84,12 @@ CASES = [
     Case(governance.plan_columns_allowed, "policy.columns.features", (), False),
     Case(governance.plan_columns_allowed, "policy.columns.label", "", False),
     # R09
-    Case(governance.enough_rows, "facts.rows_ok", 200, True),
-    Case(governance.enough_rows, "facts.rows_ok", 199, False),
-    Case(governance.enough_rows, "facts.units", 200, True),
-    Case(governance.enough_rows, "facts.units", 199, False),
-    Case(governance.enough_rows, "facts.public_size", 200, True),
-    Case(governance.enough_rows, "facts.public_size", 199, False),
+    Case(governance.enough_rows, "facts.rows_ok", 150, True),
+    Case(governance.enough_rows, "facts.rows_ok", 149, False),
+    Case(governance.enough_rows, "facts.units", 150, True),
+    Case(governance.enough_rows, "facts.units", 149, False),
+    Case(governance.enough_rows, "facts.public_size", 150, True),
+    Case(governance.enough_rows, "facts.public_size", 149, False),
     # R10 (more below)
     Case(governance.plan_approved, "facts.approvals", (), False),
     Case(governance.plan_approved, "facts.plan_digest", bytes(32), False),
@@ -98,7 +98,7 @@ CASES = [
     # R11
     Case(limits.training_within_bounds, "facts.plan.rounds", 60, True),
     Case(limits.training_within_bounds, "facts.plan.rounds", 61, False),
-    Case(limits.training_within_bounds, "facts.plan.privacy.steps", 200, True),
+    Case(limits.training_within_bounds, "facts.plan.privacy.steps", 150, True),
     Case(limits.training_within_bounds, "facts.plan.privacy.steps", 201, False),
     Case(limits.training_within_bounds, "facts.plan.privacy.sample_rate", 0.2, True),
     Case(limits.training_within_bounds, "facts.plan.privacy.sample_rate", above(0.2), False),
