@@ -24,7 +24,8 @@ class ClientConfig(Record, frozen=True, kw_only=True):
         roster_key: public key that signs rosters.
         authority_key: public key that signs plans.
         policy_owner_key: public key of the person or office that signs the policy.
-        members: approved identity key of every member of the roster.
+        members: approved identity key of every member of the roster; what `cityfed-client roster approve` adds later
+            stands in the journal and goes before this.
         weights: folder of the base weights; empty when the model needs none.
         feature_cache: file of cached encoder features; empty for none.
         stop_file: kill switch; made by ``cityfed-client stop``.
@@ -75,15 +76,10 @@ def load_department(path: Path) -> Department:
             "declaration-unjudged",
             f"{binding_path} was not checked under the present policy: run `cityfed-client data check` again.",
         )
-    trust = Trust(
-        roster_key=_key(config.roster_key, "roster_key"),
-        authority_key=_key(config.authority_key, "authority_key"),
-        pins={DepartmentId(name): _key(key, f"members.{name}") for name, key in config.members.items()},
-    )
     return Department(
         name=DepartmentId(config.department),
         identity=load_identity(folder / config.identity),
-        trust=trust,
+        trust=load_trust(config),
         policy=policy,
         binding_path=binding_path,
         binding=load_binding(binding_path),
@@ -92,6 +88,19 @@ def load_department(path: Path) -> Department:
         feature_cache=folder / config.feature_cache if config.feature_cache else None,
         stop_file=folder / config.stop_file,
         performance=config.performance,
+    )
+
+
+def load_trust(config: ClientConfig) -> Trust:
+    """Read the public keys that a configuration pins.
+
+    Raises:
+        ConfigError: ``key-malformed``.
+    """
+    return Trust(
+        roster_key=_key(config.roster_key, "roster_key"),
+        authority_key=_key(config.authority_key, "authority_key"),
+        pins={DepartmentId(name): _key(key, f"members.{name}") for name, key in config.members.items()},
     )
 
 

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """The public keys that this department pinned: who signs rosters, who signs plans, who is a member."""
+    """The public keys that this department pinned: who signs rosters, who signs plans, who is a member.
+
+    ``pins`` are the members' keys as configured; keys approved later are in :class:`clients.memory.Memory`.
+    """
 
     roster_key: bytes
     authority_key: bytes

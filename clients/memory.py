@@ -10,10 +10,20 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from clients.records import Approved, EpochOpened, HeadsSeen, Refused, RoundFinished, StepAnswered
+from clients.records import (
+    Approved,
+    EpochOpened,
+    HeadsSeen,
+    KeyApproved,
+    Refused,
+    RosterSeen,
+    RoundFinished,
+    StepAnswered,
+)
 from policies.facts import Approval
 from shared.codec import Record, decode, sha256
 from shared.errors import JournalError, ProtocolError
+from shared.identity import DepartmentId, Roster, Signed
 from shared.journal import EntryKind, Journal
 
 
@@ -37,7 +47,15 @@ class RunMemory:
 
 
 class Memory:
-    """Typed, durable writes to the journal and the state that follows from them."""
+    """Typed, durable writes to the journal and the state that follows from them.
+
+    Attributes:
+        runs: what is known of each run.
+        heads: the newest journal position seen of each member.
+        approvals: every person's approval of a plan.
+        roster: the verified roster with the highest serial; None before the first.
+        keys: keys approved since the configuration was written, by department.
+    """
 
     def __init__(self, journal: Journal, clock: Callable[[], dt.datetime]) -> None:
         self.journal = journal
@@ -45,7 +63,8 @@ class Memory:
         self.runs: dict[bytes, RunMemory] = {}
         self.heads: dict[str, int] = {}
         self.approvals: list[Approved] = []
-        self.roster_serial = 0
+        self.roster: Roster | None = None
+        self.keys: dict[DepartmentId, bytes] = {}
         for entry in journal.entries():
             record_type = _RECORDS.get(entry.kind)
             if record_type is not None:
@@ -89,6 +108,13 @@ class Memory:
                 "round-not-new", f"Round {round_number} is not above round {known.last_round}, already answered."
             )
 
+    def see_roster(self, signed: Signed, roster: Roster) -> bool:
+        """Store a verified roster durably if it is newer than the last one, and return whether it is."""
+        newer = self.roster is None or roster.serial > self.roster.serial
+        if newer:
+            self.write(EntryKind.ROSTER, RosterSeen(roster=signed))
+        return newer
+
     def see_heads(self, heads: Mapping[str, tuple[int, bytes]]) -> None:
         """Store the newest ledger position of each member durably."""
         self.write(EntryKind.HEADS, HeadsSeen(heads={name: sequence for name, (sequence, _) in heads.items()}))
@@ -103,10 +129,13 @@ class Memory:
 
     def _apply(self, body: Record) -> None:
         """Fold one record into the state."""
-        if isinstance(body, EpochOpened):
+        if isinstance(body, RosterSeen):
+            self.roster = decode(body.roster.body, Roster, error=JournalError)
+        elif isinstance(body, KeyApproved):
+            self.keys[DepartmentId(body.department)] = body.key
+        elif isinstance(body, EpochOpened):
             known = self.run(body.run)
             known.last_epoch = max(known.last_epoch, body.epoch)
-            self.roster_serial = max(self.roster_serial, body.roster_serial)
         elif isinstance(body, StepAnswered):
             self.run(body.run).answered.add((body.round, body.step))
         elif isinstance(body, RoundFinished):
@@ -119,6 +148,8 @@ class Memory:
 
 
 _RECORDS: dict[str, type[Record]] = {
+    EntryKind.ROSTER: RosterSeen,
+    EntryKind.KEY: KeyApproved,
     EntryKind.EPOCH: EpochOpened,
     EntryKind.ANSWERED: StepAnswered,
     EntryKind.ROUND: RoundFinished,

@@ -9,17 +9,26 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from clients.department import Department
 from clients.memory import Memory
-from clients.records import EpochOpened, Refused, RoundFinished
+from clients.records import EpochOpened, KeyApproved, Refused, RoundFinished
 from clients.training.noise import RandomSource
 from clients.training.train import settings_of, train_round
 from policies.evaluate import evaluate
 from policies.facts import Facts, Phase
 from shared.codec import encode, sha256
-from shared.errors import CityFedError, InsufficientBudgetError, JournalError, PolicyViolation, ProtocolError
-from shared.identity import Roster, accept_roster, open_signed, sign_record
+from shared.crypto.stream import RING_DTYPE
+from shared.errors import (
+    CityFedError,
+    InsufficientBudgetError,
+    JournalError,
+    ModelError,
+    PolicyViolation,
+    ProtocolError,
+)
+from shared.identity import Roster, Signed, open_signed, sign_record
 from shared.journal import EntryKind, Journal
 from shared.messages import (
     ClosedRound,
@@ -39,6 +48,7 @@ from shared.package import package_digest
 from shared.parameters import Vector, model_hash, vector_from_bytes
 from shared.plan import Plan, accept_plan
 from shared.privacy.ledger import BudgetQuote, PrivacyLedger
+from shared.roster import accept_keys, open_roster
 from shared.secagg.epoch import AdvertisedEpoch, EpochContext, ReadyEpoch, SealedEpoch, open_epoch
 from shared.secagg.ring import project
 from shared.secagg.round import ConfirmedRound, MaskedRound, RevealedRound
@@ -103,10 +113,10 @@ class Participant:
             after data was touched or for a broken department; findings and reasons stay here. The
             byte-identical reply is sent again for a byte-identical request, and for nothing else.
         """
-        step, digest = "message", sha256(request)
+        step = "message"
         self._data_touched = False
         try:
-            message = decode_request(request)
+            message, digest = decode_request(request), sha256(request)
             step, answer = self._steps[type(message)]
             if self._last.get(step, (b"", b""))[0] == digest:
                 return self._last[step][1]
@@ -124,8 +134,7 @@ class Participant:
         """E1: verify plan and roster, judge the offer, advertise a fresh key."""
         plan, roster = self._verify_offer(request)
         self._require(Phase.OFFER, plan, roster, round_number=0)
-        self._session = None  # opening an epoch first erases the older one
-        self._last.clear()
+        self._forget()  # opening an epoch first erases the older one
         context = EpochContext(
             run=request.run,
             epoch=request.epoch,
@@ -137,18 +146,15 @@ class Participant:
             own_sequence=self._journal.head.sequence,
         )
         state, reply = open_epoch(context, self.department.identity)
-        opened = EpochOpened(run=request.run, epoch=request.epoch, roster_serial=roster.serial)
+        opened = EpochOpened(run=request.run, epoch=request.epoch)
         self.memory.write(EntryKind.EPOCH, opened)
         self._session = _Session(plan=plan, roster=roster, epoch_number=request.epoch, epoch=state)
         return encode(reply)
 
     def _verify_offer(self, request: OpenEpoch) -> tuple[Plan, Roster]:
         """Check everything about an offer that is not policy."""
-        trust = self.department.trust
-        plan = accept_plan(request.plan, trust.authority_key)
-        roster = accept_roster(
-            request.roster, roster_key=trust.roster_key, known_serial=self.memory.roster_serial, pins=trust.pins
-        )
+        plan = accept_plan(request.plan, self.department.trust.authority_key)
+        roster = self._accept_roster(request.roster)
         if request.run != plan.run_id():
             raise ProtocolError("run-foreign", "The run is not the one that follows from the plan.")
         if plan.package_digest != package_digest():
@@ -161,6 +167,21 @@ class Participant:
         if request.epoch <= known.last_epoch:
             raise ProtocolError("epoch-not-new", f"Epoch {request.epoch} is not above epoch {known.last_epoch}.")
         return plan, roster
+
+    def _accept_roster(self, signed: Signed) -> Roster:
+        """Let a verified roster count at once, whatever becomes of its offer, and its keys where they are approved."""
+        trust = self.department.trust
+        roster = open_roster(signed, roster_key=trust.roster_key, newest=self.memory.roster)
+        if self.memory.see_roster(signed, roster):
+            self._forget()  # nobody whom it removed takes part in another step
+        for name, key in accept_keys(roster, trust.pins | self.memory.keys).items():
+            self.memory.write(EntryKind.KEY, KeyApproved(department=name, key=key, means="endorsement"))
+        return roster
+
+    def _forget(self) -> None:
+        """Erase the live epoch with its keys, and the answers that could be sent again."""
+        self._session = None
+        self._last.clear()
 
     def _seal(self, request: SealRequest, _raw: bytes) -> bytes:
         """E2: check all adverts, seal one seed for each peer."""
@@ -204,7 +225,11 @@ class Participant:
         # 7 encode, 8 mask; shares sealed to peers; receipt signed
         head = self._journal.head
         masked, reply = keyed.mask(
-            vector, identity=self.department.identity, ledger_sequence=head.sequence, ledger_head=head.digest
+            vector,
+            identity=self.department.identity,
+            ledger_sequence=head.sequence,
+            ledger_head=head.digest,
+            out=vector.view(RING_DTYPE),  # the words take the update's place; `_commit` encodes them at once
         )
         session.round_number, session.round = request.round, masked
         # 9 commit: logged once per (run, round), then handed to the transport
@@ -229,6 +254,7 @@ class Participant:
             participants=request.participants,
             model_hash=digest,
         )
+        epoch.check(terms)
         return model, terms, epoch
 
     # --- survivors (protocol 3.2 and 3.3) ------------------------------------------------------------------
@@ -257,7 +283,7 @@ class Participant:
     def _close(self, request: CloseRound, _raw: bytes) -> bytes:
         """Keep the authority's signed account and countersign it; a clean end settles the charge."""
         closed = open_signed(self.department.trust.authority_key, "round-closed", request.closed, ClosedRound)
-        self._live_round(closed.run, closed.round)
+        self._check_account(self._live_round(closed.run, closed.round), closed)
         finished = RoundFinished(run=closed.run, round=closed.round, closed=request.closed, final=request.final)
         self.memory.write(EntryKind.ROUND, finished)
         reservation = self.ledger.reservation(closed.run)
@@ -270,6 +296,18 @@ class Participant:
             journal_head=self._journal.head.digest,
         )
         return encode(CloseReply(receipt=sign_record(self.department.identity, "head-receipt", receipt)))
+
+    def _check_account(self, session: _Session, closed: ClosedRound) -> None:
+        """Countersign one account of a round, about the terms and the survivors that this department knows."""
+        if closed.round in self.memory.run(closed.run).finished:
+            raise ProtocolError("round-already-closed", f"Round {closed.round} was closed here before.")
+        state = session.round
+        if state is None or closed.sid != state.view.sid:
+            raise ProtocolError("sid-mismatch", "The round was closed under other terms than this department's.")
+        if self.department.name not in state.view.terms.check_survivors(closed.survivors):
+            raise ProtocolError("not-a-survivor", "The account of the round leaves this department out.")
+        if not isinstance(state, MaskedRound) and closed.survivors != state.survivors:
+            raise ProtocolError("survivors-changed", "The round was closed for another survivor list.")
 
     # --- helpers -------------------------------------------------------------------------------------------
 
@@ -325,8 +363,8 @@ class Participant:
 
     def _refuse(self, step: str, error: CityFedError) -> bytes:
         """Write the reason down here; tell the coordinator one word."""
-        visible = isinstance(error, (PolicyViolation, ProtocolError, InsufficientBudgetError))
-        status = "refused" if visible and not self._data_touched else "unavailable"
+        visible = isinstance(error, (PolicyViolation, ProtocolError, InsufficientBudgetError, ModelError))
+        status: Literal["refused", "unavailable"] = "refused" if visible and not self._data_touched else "unavailable"
         self.last_refusal = error
         try:
             body = Refused(step=step, status=status, code=error.code, message=error.message)
@@ -334,4 +372,3 @@ class Participant:
         except JournalError as broken:
             status, self.last_refusal = "unavailable", broken
         return encode(Refusal(status=status))
-

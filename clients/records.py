@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from shared.codec import Record
 from shared.identity import Signed
 
 
+class RosterSeen(Record, frozen=True, kw_only=True):
+    """A roster that was verified here: no lower serial counts any more, even if its offer was refused (protocol 1)."""
+
+    roster: Signed
+
+
+class KeyApproved(Record, frozen=True, kw_only=True):
+    """From here on this is the department's key: a person compared the fingerprint, or the old key vouched for it."""
+
+    department: str
+    key: bytes
+    means: Literal["fingerprint", "endorsement"]
+
+
 class EpochOpened(Record, frozen=True, kw_only=True):
-    """An epoch this department joined; epochs and roster serials only grow (protocol 2)."""
+    """An epoch this department joined; epoch numbers of a run only grow (protocol 2)."""
 
     run: bytes
     epoch: int
-    roster_serial: int
 
 
 class StepAnswered(Record, frozen=True, kw_only=True):

@@ -50,11 +50,10 @@ def audit_verify(
 @audit_app.command("show")
 def audit_show(journal: JournalArgument) -> None:
     """Print every entry as a line of JSON."""
-    from server.audit import OWNER
+    from server.audit import open_existing
     from shared.audit import view_entries
-    from shared.journal import Journal
 
-    with Journal.open(journal, owner=OWNER) as opened:
+    with open_existing(journal) as opened:
         for entry in view_entries(opened.entries()):
             sys.stdout.write(msgspec.json.encode(entry).decode() + "\n")
 

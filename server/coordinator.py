@@ -227,7 +227,7 @@ class Coordinator:
         members: Sequence[str] = self.plan.cohort
         while True:
             invited, members = self._adverts(number, members)
-            sealed = self._ask(number, "seal", invited.seal_requests(), SealReply)
+            sealed = self._ask(number, "seal", self._guarded(invited.seal_requests), SealReply)
             taken = self._take(number, "seal", sealed, invited.receive_seals)
             if taken == tuple(members):
                 break

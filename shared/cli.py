@@ -5,6 +5,7 @@ Exit codes are those of :mod:`shared.errors`; 0 is success, 2 also a wrong optio
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ import typer
 from click import ClickException
 from rich.console import Console
 
-from shared.errors import CityFedError
+from shared.errors import CityFedError, SetupError
 
 INTERRUPTED = 130
 
@@ -41,6 +42,12 @@ def run_app(app: typer.Typer, *, on_interrupt: Callable[[], str | None] = lambda
     except ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read along has seen enough
+        sys.exit(CityFedError.exit_code)
+    except OSError as error:
+        _say(f"{error.filename or 'A file'} cannot be used: {error.strerror}. [storage-failed]")
+        sys.exit(SetupError.exit_code)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -52,6 +59,11 @@ def print_json(value: object) -> None:
 def console() -> Console:
     """Return the console for people: standard error, so that standard output holds results only."""
     return Console(stderr=True)
+
+
+def tell(terminal: Console, line: str) -> None:
+    """Print a line for people as it is: no markup, no wrapping in the middle of a path."""
+    terminal.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _say(sentence: str) -> None:

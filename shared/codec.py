@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 import rfc8785
@@ -25,6 +25,12 @@ class Tagged(Record, frozen=True, kw_only=True, tag_field="type", tag=True, forb
 
 
 T = TypeVar("T")
+
+Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+"""A SHA-256 hash as it travels."""
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A round, epoch, serial or journal position as it travels."""
 
 MAX_MESSAGE_BYTES = 1 << 30
 """Largest message that any decoder looks at (1 GiB)."""

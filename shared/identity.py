@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from typing import NewType, TypeVar
+from typing import Annotated, NewType, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from shared.codec import Record, decode, encode, sha256
+from shared.codec import Number, Record, decode, encode, sha256
 from shared.errors import ProtocolError
 
 DepartmentId = NewType("DepartmentId", str)
@@ -23,7 +22,24 @@ DepartmentId = NewType("DepartmentId", str)
 
 DEPARTMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
+MAX_DEPARTMENTS = 1000
+"""Most members of a roster, and so the most entries of any list or table by department."""
+
+MAX_SIGNED_BYTES = 1 << 22
+"""Longest signed body (4 MiB); the largest is a plan with its layout, or the seals of a very large cohort."""
+
 T = TypeVar("T")
+
+Name = Annotated[str, msgspec.Meta(max_length=32)]
+"""A department's name as it travels; whether it is a member's shows when it is looked up."""
+
+Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_DEPARTMENTS)]
+
+ByDepartment = Annotated[dict[Name, T], msgspec.Meta(max_length=MAX_DEPARTMENTS)]
+
+PublicKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
 class IdentityKey:
@@ -64,8 +80,8 @@ class IdentityKey:
 class Signed(Record, frozen=True, kw_only=True):
     """Bytes with a signature over exactly these bytes; the label is fixed by the reader, never by the sender."""
 
-    body: bytes
-    signature: bytes
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_SIGNED_BYTES)]
+    signature: Signature
 
 
 def _labelled(label: str, body: bytes) -> bytes:
@@ -108,11 +124,19 @@ def open_signed(public: bytes, label: str, signed: Signed, record_type: type[T])
 
 
 class Roster(Record, frozen=True, kw_only=True):
-    """The city's members and their identity keys, signed by the roster key under the label ``roster``."""
+    """The city's members and their identity keys, signed by the roster key under the label ``roster``.
 
-    city: str
-    serial: int
-    members: dict[str, bytes]
+    Attributes:
+        city: the city's name.
+        serial: grows with every roster; see :func:`shared.roster.open_roster`.
+        members: identity key by department.
+        endorsements: a member's signature with its old key over its new one; see :func:`shared.roster.endorse_key`.
+    """
+
+    city: Annotated[str, msgspec.Meta(max_length=200)]
+    serial: Number
+    members: ByDepartment[PublicKey]
+    endorsements: ByDepartment[Signature] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.serial < 1:
@@ -124,39 +148,14 @@ class Roster(Record, frozen=True, kw_only=True):
         for name, key in self.members.items():
             if not DEPARTMENT_NAME.fullmatch(name) or len(key) != 32:
                 raise ValueError("a roster member is a lower-case name with a 32-byte key")
+        if not set(self.endorsements) <= set(self.members):
+            raise ValueError("an endorsement belongs to a member")
 
     def ordered(self) -> tuple[DepartmentId, ...]:
         """Return the members in roster order, which is by name."""
         return tuple(DepartmentId(name) for name in sorted(self.members))
 
     def digest(self) -> bytes:
-        """Return the hash that departments compare in their adverts."""
+        """Return the hash that departments compare in their adverts: who is a member, with which key."""
         pairs = [part for name in self.ordered() for part in (name.encode(), self.members[name])]
         return sha256(b"roster", self.city.encode(), str(self.serial).encode(), *pairs)
-
-
-def accept_roster(
-    signed: Signed, *, roster_key: bytes, known_serial: int, pins: Mapping[DepartmentId, bytes] | None = None
-) -> Roster:
-    """Verify a signed roster against what this department already knows (protocol 1).
-
-    Args:
-        signed: the roster as the coordinator handed it over.
-        roster_key: the roster key pinned here.
-        known_serial: the highest serial seen here; an equal serial is accepted, a lower one is not.
-        pins: keys approved locally; when given, a member whose key is not the pinned one is refused until a
-            person has compared and approved its fingerprint.
-
-    Raises:
-        ProtocolError: ``signature-invalid``, ``message-malformed``, ``roster-rolled-back``, ``roster-key-unapproved``.
-    """
-    roster = open_signed(roster_key, "roster", signed, Roster)
-    if roster.serial < known_serial:
-        raise ProtocolError(
-            "roster-rolled-back",
-            f"Roster serial {roster.serial} is older than serial {known_serial}, already seen here.",
-        )
-    for name in roster.ordered() if pins is not None else ():
-        if pins is not None and pins.get(name) != roster.members[name]:
-            raise ProtocolError("roster-key-unapproved", f"The key of {name} on the roster was not approved here.")
-    return roster

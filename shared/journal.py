@@ -39,6 +39,8 @@ class EntryKind(StrEnum):
     HEADS = "heads-seen"
     APPROVAL = "approval"
     RUN = "run-opened"
+    ROSTER = "roster-seen"
+    KEY = "key-approved"
     EPOCH = "epoch-opened"
     ROUND = "round-closed"
     COUNTERSIGNED = "round-countersigned"

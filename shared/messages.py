@@ -1,13 +1,28 @@
 """Every message between the coordinator and a department (protocol 2 and 3).
 
 Requests go to a department, replies come back; both are tagged unions and decoded strictly. What is signed
-travels as :class:`~shared.identity.Signed` bytes, so the receiver verifies exactly what was sent.
+travels as :class:`~shared.identity.Signed` bytes, so the receiver verifies exactly what was sent. Every field has
+its natural length or largest length, checked before anything is made of it.
 """
 
 from __future__ import annotations
 
-from shared.codec import Record, Tagged, decode
-from shared.identity import Signed
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from shared.codec import Hash, Number, Record, Tagged, decode
+from shared.crypto.keys import KEY_BYTES
+from shared.crypto.seal import ENVELOPE_OVERHEAD_BYTES, PUBLIC_KEY_BYTES, SEAL_OVERHEAD_BYTES
+from shared.identity import MAX_DEPARTMENTS, ByDepartment, Name, Names, Signed
+from shared.secagg.shamir import SHARE_BYTES
+
+SEALED_SEED_BYTES = SEAL_OVERHEAD_BYTES + KEY_BYTES
+
+HpkeKey = Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
+SealedSeed = Annotated[bytes, Meta(min_length=SEALED_SEED_BYTES, max_length=SEALED_SEED_BYTES)]
+Envelope = Annotated[bytes, Meta(max_length=ENVELOPE_OVERHEAD_BYTES + SHARE_BYTES * MAX_DEPARTMENTS)]
+Share = Annotated[bytes, Meta(min_length=SHARE_BYTES, max_length=SHARE_BYTES)]
 
 # --- signed bodies, each under its own label -------------------------------------------------------------
 
@@ -15,64 +30,64 @@ from shared.identity import Signed
 class KeyAdvert(Record, frozen=True, kw_only=True):
     """A department's fresh HPKE key for one epoch; label ``key-advert`` (E1)."""
 
-    version: int
-    run: bytes
-    epoch: int
-    department: str
-    hpke_key: bytes
-    roster_hash: bytes
-    policy_hash: bytes
-    heads_seen: dict[str, int]
+    version: Number
+    run: Hash
+    epoch: Number
+    department: Name
+    hpke_key: HpkeKey
+    roster_hash: Hash
+    policy_hash: Hash
+    heads_seen: ByDepartment[Number]
 
 
 class SealSet(Record, frozen=True, kw_only=True):
     """One sealed seed for each peer; label ``seals`` (E2)."""
 
-    epoch_id: bytes
-    department: str
-    seals: dict[str, bytes]
+    epoch_id: Hash
+    department: Name
+    seals: ByDepartment[SealedSeed]
 
 
 class Receipt(Record, frozen=True, kw_only=True):
     """What a department says it sent; label ``receipt`` (3.1)."""
 
-    sid: bytes
-    department: str
-    vector_digest: bytes
-    self_commitment: bytes
-    pair_commitments: dict[str, bytes]
-    envelope_hashes: dict[str, bytes]
-    ledger_sequence: int
-    ledger_head: bytes
+    sid: Hash
+    department: Name
+    vector_digest: Hash
+    self_commitment: Hash
+    pair_commitments: ByDepartment[Hash]
+    envelope_hashes: ByDepartment[Hash]
+    ledger_sequence: Number
+    ledger_head: Hash
 
 
 class ConfirmedSet(Record, frozen=True, kw_only=True):
     """The one survivor list that a department stands by; label ``confirmation`` (3.2)."""
 
-    sid: bytes
-    survivors: tuple[str, ...]
+    sid: Hash
+    survivors: Names
 
 
 class ClosedRound(Record, frozen=True, kw_only=True):
     """The authority's account of a finished round; label ``round-closed``."""
 
-    run: bytes
-    round: int
-    sid: bytes
-    survivors: tuple[str, ...]
-    model_hash: bytes
-    receipts_hash: bytes
-    journal_sequence: int
-    journal_head: bytes
+    run: Hash
+    round: Number
+    sid: Hash
+    survivors: Names
+    model_hash: Hash
+    receipts_hash: Hash
+    journal_sequence: Number
+    journal_head: Hash
 
 
 class HeadReceipt(Record, frozen=True, kw_only=True):
     """A department's countersignature on a closed round; label ``head-receipt``."""
 
-    department: str
-    closed_hash: bytes
-    journal_sequence: int
-    journal_head: bytes
+    department: Name
+    closed_hash: Hash
+    journal_sequence: Number
+    journal_head: Hash
 
 
 # --- requests --------------------------------------------------------------------------------------------
@@ -81,9 +96,9 @@ class HeadReceipt(Record, frozen=True, kw_only=True):
 class OpenEpoch(Tagged, frozen=True, kw_only=True):
     """Invite to a run: the signed plan and roster, and who is asked (E1)."""
 
-    run: bytes
-    epoch: int
-    cohort: tuple[str, ...]
+    run: Hash
+    epoch: Number
+    cohort: Names
     plan: Signed
     roster: Signed
 
@@ -91,41 +106,41 @@ class OpenEpoch(Tagged, frozen=True, kw_only=True):
 class SealRequest(Tagged, frozen=True, kw_only=True):
     """All adverts of the cohort, keyed by department (E2)."""
 
-    run: bytes
-    epoch: int
-    adverts: dict[str, Signed]
+    run: Hash
+    epoch: Number
+    adverts: ByDepartment[Signed]
 
 
 class UpdateRequest(Tagged, frozen=True, kw_only=True):
     """Train from this model; carries the sealed seeds on the first round of an epoch (E3, 3.1)."""
 
-    run: bytes
-    epoch: int
-    round: int
-    participants: tuple[str, ...]
+    run: Hash
+    epoch: Number
+    round: Number
+    participants: Names
     model: bytes
-    seals: dict[str, Signed]
+    seals: ByDepartment[Signed]
 
 
 class ConfirmRequest(Tagged, frozen=True, kw_only=True):
     """Who uploaded, when that is not everybody (3.2)."""
 
-    run: bytes
-    round: int
-    sid: bytes
-    survivors: tuple[str, ...]
+    run: Hash
+    round: Number
+    sid: Hash
+    survivors: Names
 
 
 class RevealRequest(Tagged, frozen=True, kw_only=True):
     """Survivors, their receipts, the confirmations, and the envelopes addressed to this department (3.3)."""
 
-    run: bytes
-    round: int
-    sid: bytes
-    survivors: tuple[str, ...]
-    receipts: dict[str, Signed]
-    confirmations: dict[str, Signed]
-    envelopes: dict[str, bytes]
+    run: Hash
+    round: Number
+    sid: Hash
+    survivors: Names
+    receipts: ByDepartment[Signed]
+    confirmations: ByDepartment[Signed]
+    envelopes: ByDepartment[Envelope]
 
 
 class CloseRound(Tagged, frozen=True, kw_only=True):
@@ -158,9 +173,9 @@ class MaskedUpdate(Tagged, frozen=True, kw_only=True):
     The vector is a ``memoryview``: decoding and encoding point into memory instead of copying 90 MB.
     """
 
-    sid: bytes
+    sid: Hash
     vector: memoryview
-    envelopes: dict[str, bytes]
+    envelopes: ByDepartment[Envelope]
     receipt: Signed
 
 
@@ -173,9 +188,9 @@ class ConfirmReply(Tagged, frozen=True, kw_only=True):
 class Reveal(Tagged, frozen=True, kw_only=True):
     """Shares, never seeds: of b_j for survivors j, and of s_jd for survivor j and dropped d (3.3)."""
 
-    sid: bytes
-    self_shares: dict[str, bytes]
-    pair_shares: dict[str, dict[str, bytes]]
+    sid: Hash
+    self_shares: ByDepartment[Share]
+    pair_shares: ByDepartment[ByDepartment[Share]]
 
     def __repr__(self) -> str:
         return "Reveal()"
@@ -190,7 +205,7 @@ class CloseReply(Tagged, frozen=True, kw_only=True):
 class Refusal(Tagged, frozen=True, kw_only=True):
     """All that the coordinator learns of a no: ``refused`` (a static rule) or ``unavailable`` (anything later)."""
 
-    status: str
+    status: Literal["refused", "unavailable"]
 
 
 Reply = AdvertReply | SealReply | MaskedUpdate | ConfirmReply | Reveal | CloseReply | Refusal

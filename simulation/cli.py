@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared.cli import console, new_app, print_json, run_app
+from shared.cli import console, new_app, print_json, run_app, tell
 
 if TYPE_CHECKING:
     from simulation.scenario import Scenario
@@ -32,8 +32,8 @@ def setup() -> None:
 
     terminal = console()
     home = find_home()
-    ensure_setup(home, lambda line: terminal.print(line, markup=False, highlight=False, soft_wrap=True))
-    terminal.print(f"Set up in {home.root}", markup=False, highlight=False, soft_wrap=True)
+    ensure_setup(home, lambda line: tell(terminal, line))
+    tell(terminal, f"Set up in {home.root}")
 
 
 @app.command()
@@ -63,7 +63,7 @@ def report(directory: RunFolder) -> None:
     from simulation.report import write_report
 
     write_report(directory)
-    console().print(f"Report: {directory / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    tell(console(), f"Report: {directory / 'report.html'}")
 
 
 @app.command()
@@ -88,7 +88,7 @@ def tune(
     from simulation.tune import print_tuning, tune_arms
 
     loaded, _ = load_scenario(scenario, tuple(overrides or ()))
-    table = tune_arms(loaded, find_home(), note=lambda line: console().print(line, markup=False, highlight=False, soft_wrap=True))
+    table = tune_arms(loaded, find_home(), note=lambda line: tell(console(), line))
     if as_json:
         print_json(table)
     else:
@@ -121,7 +121,7 @@ def _run(loaded: Scenario, folder: Path, target: Path, *, as_json: bool) -> obje
 
 def _free_folder(scenario: Scenario, *, quick: bool) -> Path:
     """Return ``runs/NAME``, or the first ``runs/NAME-K`` that is free or holds an unfinished run of this scenario."""
-    from simulation.run import can_use
+    from simulation.run_folder import can_use
 
     stem, number = f"{scenario.name}-quick" if quick else scenario.name, 1
     while not can_use(scenario, folder := Path("runs") / (stem if number == 1 else f"{stem}-{number}")):

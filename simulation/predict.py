@@ -11,7 +11,7 @@ from shared.errors import ContractError
 from shared.tasks.device import resolve_device
 from shared.tasks.text import predict_scores, prepare
 from simulation.home import find_home
-from simulation.run import read_plan
+from simulation.run_folder import read_plan
 from simulation.setup import ensure_setup
 
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichBar
 
+from shared.cli import tell
+
 
 class Progress(Protocol):
     """Hears what happens in a study."""
@@ -51,7 +53,7 @@ class Lines(Silent):
 
     def note(self, text: str) -> None:
         """Print it."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        tell(self._console, text)
 
     def round_done(self, seed: int, round_number: int) -> None:
         """Print it."""
@@ -72,7 +74,7 @@ class Live:
 
     def note(self, text: str) -> None:
         """Print above the bar."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        tell(self._console, text)
 
     def phase(self, seed: int, round_number: int, phase: str) -> None:
         """Show the step."""

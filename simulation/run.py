@@ -26,7 +26,6 @@ from server.plans import calibrated_privacy
 from server.release import MODEL_FILE, file_digest, write_model
 from shared.errors import ConfigError
 from shared.identity import DepartmentId
-from shared.plan import Plan
 from shared.privacy.accountant import epsilon, event_of
 from shared.privacy.plan import PrivacyBudget, PrivacyParams
 from shared.tasks.features import HASHED_WORDS_SHA256
@@ -35,7 +34,8 @@ from simulation.progress import Progress
 from simulation.report import write_report
 from simulation.report.card import model_card
 from simulation.rows import Split, split_rows
-from simulation.scenario import Scenario, load_scenario
+from simulation.run_folder import PLAN_FILE, claim_folder, finished_seeds, next_world, read_plan, seed_file, seeds_of
+from simulation.scenario import PACKAGED, Scenario, load_scenario
 from simulation.setup import ensure_setup
 from simulation.statistics import arm_summary, gain_summary
 from simulation.study import METRIC, Released, SeedResult, SeedStudy, Stopwatch
@@ -52,8 +52,6 @@ from simulation.summary import (
 )
 from simulation.world import ModelBasis, now
 
-SCENARIO_FILE = "scenario.json"
-PLAN_FILE = "plan.json"
 CARD_FILE = "MODEL_CARD.md"
 PACKAGES = ("flwr", "torch", "opacus", "transformers", "dp-accounting", "cryptography", "pandas", "numpy")
 
@@ -91,7 +89,7 @@ def run_study(
         KeyboardInterrupt: after finished seeds, summary and report were written.
     """
     started, watch = now(), Stopwatch()
-    _claim_folder(scenario, out)
+    claim_folder(scenario, out)
     with watch.phase("setup"):
         inputs = gather_inputs(scenario, scenario_folder, home, out, progress)
     with watch.phase("calibration"):
@@ -100,8 +98,8 @@ def run_study(
         conclude, scenario, out, started=started, unsafe=source is not None, seconds=watch.seconds
     )
     try:
-        for seed in _seeds(scenario):
-            if not _seed_file(out, seed).is_file():
+        for seed in seeds_of(scenario):
+            if not seed_file(out, seed).is_file():
                 run_seed(
                     scenario,
                     seed,
@@ -132,7 +130,7 @@ def run_seed(
     source: Callable[[str], RandomSource],
 ) -> SeedResult:
     """Run one seed in a fresh world folder and keep its result; copies of rows are deleted however it ends."""
-    folder, watch = _next_world(out, seed), Stopwatch()
+    folder, watch = next_world(out, seed), Stopwatch()
     splits = {name: Split(folder / "rows" / name) for name in inputs.bindings}
     with contextlib.ExitStack() as at_end:
         for split in splits.values():
@@ -156,7 +154,7 @@ def run_seed(
         result, released = study.run()
     if seed == scenario.seed:
         _release(out, released)
-    write_whole(_seed_file(out, seed), msgspec.json.format(msgspec.json.encode(result)))
+    write_whole(seed_file(out, seed), msgspec.json.format(msgspec.json.encode(result)))
     return result
 
 
@@ -257,44 +255,6 @@ def summarise(
     )
 
 
-def finished_seeds(scenario: Scenario, out: Path) -> list[SeedResult]:
-    """Read the finished seeds of a run folder.
-
-    Raises:
-        ConfigError: ``run-folder-malformed``.
-    """
-    results = []
-    for seed in _seeds(scenario):
-        path = _seed_file(out, seed)
-        if path.is_file():
-            try:
-                results.append(msgspec.json.decode(path.read_bytes(), type=SeedResult))
-            except (msgspec.DecodeError, UnicodeDecodeError) as cause:
-                raise ConfigError("run-folder-malformed", f"{path} is not a seed's result: {cause}.") from cause
-    return results
-
-
-def can_use(scenario: Scenario, out: Path) -> bool:
-    """Return whether a folder is free, or holds an unfinished run of exactly this scenario."""
-    if not out.exists() or not any(out.iterdir()):
-        return True
-    path = out / SCENARIO_FILE
-    same = path.is_file() and path.read_bytes() == _claim(scenario)
-    return same and not all(_seed_file(out, seed).is_file() for seed in _seeds(scenario))
-
-
-def read_plan(out: Path) -> Plan:
-    """Read the plan of a run folder's model.
-
-    Raises:
-        ConfigError: ``run-folder-plan``.
-    """
-    try:
-        return msgspec.json.decode((out / PLAN_FILE).read_bytes(), type=Plan)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as cause:
-        raise ConfigError("run-folder-plan", f"{out} holds no readable {PLAN_FILE}: name a run folder.") from cause
-
-
 _ARMS: tuple[ArmName, ...] = ("local", "federated", "pooled")
 
 
@@ -303,66 +263,24 @@ def _cryptographic(_name: str) -> RandomSource:
     return OsRandomSource()
 
 
-def _claim_folder(scenario: Scenario, out: Path) -> None:
-    """Take an empty folder, or go on in one that holds the same scenario."""
-    make_private_folder(out)
-    path = out / SCENARIO_FILE
-    text = _claim(scenario)
-    if not path.is_file():
-        if any(out.iterdir()):
-            raise ConfigError("run-folder-used", f"{out} is not empty and holds no run: choose another folder.")
-        write_whole(path, text)
-    elif path.read_bytes() != text:
-        raise ConfigError("run-folder-used", f"{out} holds a run of another scenario: choose another folder.")
-    make_private_folder(out / "seeds")
-
-
 def _tuning(scenario: Scenario) -> str:
     """Say how the settings of all arms were chosen, as far as this package knows it."""
-    packaged, _ = load_scenario("emergency-triage")
-    if _tuned_part(scenario) == _tuned_part(packaged):
+    if _tuned_part(scenario) in [_tuned_part(load_scenario(name)[0]) for name in PACKAGED]:
         return STAND_IN_TUNING
-    if _tuned_part(scenario, packaged.privacy.epsilon) == _tuned_part(packaged):
-        return f"{STAND_IN_TUNING} They were tuned at epsilon {packaged.privacy.epsilon:g} and kept for this one."
     return "The settings of all arms are those of the scenario as it was run; how they were chosen is not recorded."
 
 
-def _tuned_part(scenario: Scenario, asked_epsilon: float | None = None) -> tuple[object, ...]:
+def _tuned_part(scenario: Scenario) -> tuple[object, ...]:
     """Return what was tuned, and what it was tuned for."""
-    privacy = msgspec.structs.replace(scenario.privacy, epsilon=asked_epsilon or scenario.privacy.epsilon)
     rounds = (scenario.rounds, scenario.spare_attempts)
-    source = scenario.data.source
-    return (source, scenario.model, privacy, scenario.optimizer, scenario.server_optimizer, rounds)
-
-
-def _claim(scenario: Scenario) -> bytes:
-    """Return the content of ``scenario.json``."""
-    return msgspec.json.format(msgspec.json.encode({"digest": scenario.digest(), "scenario": scenario}))
+    optimizers = (scenario.optimizer, scenario.server_optimizer)
+    return (scenario.data.source, scenario.model, scenario.privacy, optimizers, rounds)
 
 
 def _split(binding: Path, split: Split, scenario: Scenario, seed: int) -> None:
     """Write one department's split."""
     data = scenario.data
     split_rows(binding, split.folder, seed=seed, limit=data.limit, holdout=data.holdout)
-
-
-def _seeds(scenario: Scenario) -> range:
-    """Return the seeds of a study."""
-    return range(scenario.seed, scenario.seed + scenario.seeds)
-
-
-def _seed_file(out: Path, seed: int) -> Path:
-    """Return where a finished seed's result lies."""
-    return out / "seeds" / f"{seed:04d}.json"
-
-
-def _next_world(out: Path, seed: int) -> Path:
-    """Return a new folder; the world of an interrupted attempt stays as it is, with its ledgers."""
-    attempt = 1
-    while (folder := out / "worlds" / f"{seed:04d}-{attempt}").exists():
-        attempt += 1
-    make_private_folder(folder / "rows")
-    return folder
 
 
 def _packaged_binding(home: Home, name: DepartmentId) -> Path:

@@ -21,7 +21,7 @@ from shared.plan import LocalOptimizer, ModelSpec, ServerOptimizerSpec, TaskSpec
 from shared.privacy.plan import PerformanceFlags
 from simulation.network import Fault
 
-PACKAGED = ("emergency-triage",)
+PACKAGED = ("emergency-triage", "emergency-triage-epsilon-3")
 
 
 class ScenarioDepartment(Record, frozen=True, kw_only=True):

@@ -252,7 +252,9 @@ class SeedStudy:
             rows = load_dataset(binding, bound_contract(binding), features=task.features, label=task.label)
             cache = self.caches[name]
             if not rows.labels.any():
-                raise ContractError("holdout-one-sided", f"No held-out row of {name} is labelled 1: nothing to measure.")
+                raise ContractError(
+                    "holdout-one-sided", f"No held-out row of {name} is labelled 1: nothing to measure."
+                )
             self._holdout[name] = prepare(
                 self.basis.spec,
                 rows.texts,
@@ -317,7 +319,7 @@ class _Measure:
         self._study.progress.note(f"Round {round_number}: no {step} from {department} ({status})")
         own = self._world.participants[DepartmentId(department)].last_refusal
         if self.reason is None and own is not None and round_number == 1 and status in ("refused", "unavailable"):
-            self.reason = type(own)(own.code, f"Department {department} said no to the {step}: {own.message}")
+            self.reason = type(own)(own.code, f"Department {department} refused in step {step}: {own.message}")
 
     def closed(self, result: RoundResult) -> None:
         """Score the new model."""

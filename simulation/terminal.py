@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from shared.cli import tell
 from simulation.summary import RunSummary
 
 
@@ -24,16 +25,11 @@ def print_summary(console: Console, summary: RunSummary, folder: Path) -> None:
     if summary.gain is not None:
         interval = summary.gain.interval
         spread = f" (95 % interval {interval[0]:+.3f} to {interval[1]:+.3f})" if interval else ""
-        _say(console, f"Federated minus local: {summary.gain.mean:+.3f}{spread}: {summary.gain.verdict}.")
+        tell(console, f"Federated minus local: {summary.gain.mean:+.3f}{spread}: {summary.gain.verdict}.")
     for name, item in summary.privacy.items():
-        _say(
+        tell(
             console,
             f"{name}: epsilon {item.epsilon:.3f} of {item.cap:g} at delta {item.delta:g}, "
             f"{item.relation}, unit {item.unit}; {summary.left[name].bytes:,} bytes left.",
         )
-    _say(console, f"Report: {folder / 'report.html'}")
-
-
-def _say(console: Console, text: str) -> None:
-    """Print a line as it is."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    tell(console, f"Report: {folder / 'report.html'}")

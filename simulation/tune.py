@@ -21,7 +21,7 @@ from shared.codec import Record
 from shared.parameters import Vector
 from shared.plan import LocalOptimizer
 from shared.tasks.device import resolve_device
-from shared.tasks.features import FeatureCache
+from shared.tasks.features import HASHED_WORDS_SHA256, FeatureCache
 from shared.tasks.metrics import average_precision
 from shared.tasks.text import Prepared, pool, predict_scores, prepare
 from simulation.home import Home
@@ -31,10 +31,10 @@ from simulation.setup import ensure_setup
 from simulation.summary import ArmName
 from simulation.world import ModelBasis
 
-GRID = (4.0, 8.0, 11.0, 16.0, 22.0, 32.0, 45.0, 64.0)
+GRID = (4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0)
 """Learning rates tried for every arm."""
 
-REPEATS = 8
+REPEATS = 6
 """Splits of the stand-in."""
 
 PRETENDED_ROWS = 2_200
@@ -61,10 +61,18 @@ def tune_arms(scenario: Scenario, home: Home, *, note: Callable[[str], None]) ->
         SetupError: set-up could not fetch what it needs.
     """
     ready = ensure_setup(home, note)
-    basis = ModelBasis.load(scenario.model.spec(ready.weights_sha256), ready.weights_dir)
-    public = _read_public(
+    if scenario.model.architecture == "minilm":
+        basis = ModelBasis.load(scenario.model.spec(ready.weights_sha256), ready.weights_dir)
+    else:
+        basis = ModelBasis.load(scenario.model.spec(HASHED_WORDS_SHA256), None)
+    public = read_public(
         ready.public, basis, home.public / "features.safetensors", limit=PRETENDED_ROWS * len(scenario.departments)
     )
+    return try_grid(scenario, basis, public, note=note)
+
+
+def try_grid(scenario: Scenario, basis: ModelBasis, public: Prepared, *, note: Callable[[str], None]) -> list[Tried]:
+    """Try every arm with every rate on public units alone."""
     table = []
     for arm, run in _ARMS.items():
         kind = getattr(scenario.optimizer, arm)
@@ -87,7 +95,7 @@ def print_tuning(table: Sequence[Tried]) -> None:
         sys.stdout.write(f"{arm}: best learning_rate = {best.learning_rate:g} ({points})\n")
 
 
-def _read_public(path: Path, basis: ModelBasis, cache: Path, *, limit: int) -> Prepared:
+def read_public(path: Path, basis: ModelBasis, cache: Path, *, limit: int) -> Prepared:
     """Read the stand-in, which has the contract's column names."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))[:limit]

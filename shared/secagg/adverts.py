@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shared.codec import sha256
-from shared.crypto.keys import KEY_BYTES, context
-from shared.crypto.seal import PUBLIC_KEY_BYTES, SEAL_OVERHEAD_BYTES
+from shared.crypto.keys import context
 from shared.errors import ProtocolError
 from shared.identity import Roster, Signed, open_signed
 from shared.messages import KeyAdvert, SealRequest, SealSet
@@ -21,7 +20,7 @@ def open_advert(signed: Signed, *, sender: str, run: bytes, epoch: int, roster: 
 
     Raises:
         ProtocolError: ``signature-invalid``, ``message-malformed``, ``version-unsupported``, ``advert-foreign``,
-            ``roster-mismatch``, ``key-malformed``.
+            ``roster-mismatch``.
     """
     advert = open_signed(roster.members[sender], ADVERT_LABEL, signed, KeyAdvert)
     if advert.version != PROTOCOL_VERSION:
@@ -30,8 +29,6 @@ def open_advert(signed: Signed, *, sender: str, run: bytes, epoch: int, roster: 
         raise ProtocolError("advert-foreign", f"The advert of {sender} is for another department, run or epoch.")
     if advert.roster_hash != roster.digest():
         raise ProtocolError("roster-mismatch", f"{sender} holds another roster.")
-    if len(advert.hpke_key) != PUBLIC_KEY_BYTES:
-        raise ProtocolError("key-malformed", f"The HPKE key of {sender} does not have {PUBLIC_KEY_BYTES} bytes.")
     return advert
 
 
@@ -78,7 +75,6 @@ def open_seals(signed: Signed, *, sender: str, epoch_id: bytes, cohort: Sequence
         raise ProtocolError("epoch-mismatch", f"The sealed seeds of {sender} are for another epoch.")
     if seals.department != sender:
         raise ProtocolError("seals-foreign", f"The sealed seeds handed in as {sender}'s name another department.")
-    lengths = {len(sealed) for sealed in seals.seals.values()}
-    if set(seals.seals) != set(cohort) - {sender} or lengths != {SEAL_OVERHEAD_BYTES + KEY_BYTES}:
+    if set(seals.seals) != set(cohort) - {sender}:
         raise ProtocolError("seals-incomplete", f"{sender} did not seal one seed to each of its peers.")
     return seals

@@ -217,15 +217,14 @@ class ReadyEpoch:
         """Derive a round's keys and move every root past the round.
 
         Raises:
-            ProtocolError: ``run-mismatch``, ``epoch-mismatch``, ``participant-foreign``, ``not-a-participant``,
-                ``round-not-newer``, ``ratchet-too-far``.
+            ProtocolError: those of :meth:`check`.
             RuntimeError: the state was used already.
 
         Guarantees:
             Afterwards nothing here can derive the keys of this round or an earlier one again.
         """
         self._roots.peek()
-        self._check(terms)
+        self.check(terms)
         sid, department = terms.sid(), self.context.department
         current = {name: advance(root, terms.round - self.next_round) for name, root in self._roots.take().items()}
         keys = round_keys({name: current[name] for name in terms.peers(department)}, sid, department)
@@ -234,8 +233,13 @@ class ReadyEpoch:
         successor = ReadyEpoch(self.context, self._identity, self.epoch_id, terms.round + 1, following, self._entropy)
         return successor, KeyedRound(view, OneUse(keys), self._entropy)
 
-    def _check(self, terms: RoundTerms) -> None:
-        """Refuse terms that do not belong to this epoch, or a round that is not ahead."""
+    def check(self, terms: RoundTerms) -> None:
+        """Refuse terms that do not belong to this epoch, or a round that is not ahead; uses nothing up.
+
+        Raises:
+            ProtocolError: ``run-mismatch``, ``epoch-mismatch``, ``participant-foreign``, ``not-a-participant``,
+                ``round-not-newer``, ``ratchet-too-far``.
+        """
         if terms.run != self.context.run:
             raise ProtocolError("run-mismatch", "The round belongs to another run.")
         if terms.epoch_id != self.epoch_id:

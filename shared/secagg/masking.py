@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shared.crypto.keys import context
-from shared.crypto.stream import CHUNK_WORDS, SEGMENT_BYTES, KeyStream, Scratch
+from shared.crypto.stream import CHUNK_WORDS, RING_DTYPE, KeyStream, Scratch
 from shared.parameters import Vector
-from shared.secagg.ring import Encoder, RingVector
+from shared.secagg.ring import Encoder, RingVector, decode_into
 
-_SEGMENT_WORDS = SEGMENT_BYTES // 4
+_HASHED_WORDS = 16 * CHUNK_WORDS  # 4 MiB: few hand-overs between the threads, and still in a shared cache
 
 
 def _cuts(start: int, stop: int, step: int) -> Iterator[slice]:
@@ -19,10 +23,40 @@ def _cuts(start: int, stop: int, step: int) -> Iterator[slice]:
     return (slice(at, min(at + step, stop)) for at in range(start, stop, step))
 
 
-def vector_digest(vector: memoryview) -> bytes:
-    """Return the labelled SHA-256 of a masked vector's bytes, which the receipt signs."""
-    digest = hashlib.sha256(context("masked-vector"))
-    digest.update(vector)
+class VectorHash(Protocol):
+    """The hash of a masked vector, fed front to back."""
+
+    def update(self, data: memoryview, /) -> None:
+        """Take the next bytes."""
+
+    def digest(self) -> bytes:
+        """Return the hash of all bytes so far."""
+        ...
+
+
+def vector_hash() -> VectorHash:
+    """Start the labelled SHA-256 of a masked vector's bytes, which the receipt signs."""
+    return hashlib.sha256(context("masked-vector"))
+
+
+def add_hashed(total: RingVector, upload: memoryview, digest: VectorHash, *, first: bool) -> bytes:
+    """Add an upload to ``total`` in place and return its digest; to take a false one back, subtract it again.
+
+    Args:
+        total: shape (dimension,), dtype uint32.
+        upload: 4 * dimension bytes, little-endian; need not be aligned.
+        digest: a fresh :func:`vector_hash`.
+        first: overwrite what ``total`` holds instead of adding to it.
+    """
+    near = np.empty(CHUNK_WORDS, dtype=RING_DTYPE)
+    for part in _cuts(0, total.size, CHUNK_WORDS):
+        arrived = upload[4 * part.start : 4 * part.stop]
+        digest.update(arrived)  # which brings them into the cache
+        if first:
+            total[part] = np.frombuffer(arrived, dtype=RING_DTYPE)
+        else:
+            near.data.cast("B")[: len(arrived)] = arrived  # aligned, which adding needs to be fast
+            total[part] += near[: len(arrived) // 4]
     return digest.digest()
 
 
@@ -43,23 +77,37 @@ def mask_into(
     """
     scratch = Scratch()
     added, taken = [KeyStream(key, scratch) for key in plus], [KeyStream(key, scratch) for key in minus]
-    digest = hashlib.sha256(context("masked-vector"))
-    # One helper thread hashes a finished segment while the next one is masked; it works in order.
+    digest = vector_hash()
+    # One helper thread hashes what is finished while the next words are masked; it works in order.
+    hashed: list[Future[None]] = []
     with ThreadPoolExecutor(max_workers=1) as hashing:
-        for segment in _cuts(0, vector.size, _SEGMENT_WORDS):
-            for part in _cuts(segment.start, segment.stop, CHUNK_WORDS):
+        for batch in _cuts(0, vector.size, _HASHED_WORDS):
+            for part in _cuts(batch.start, batch.stop, CHUNK_WORDS):
                 encoder.encode_into(out[part], vector[part])
                 _apply(out[part], added, taken)
-            hashing.submit(digest.update, out[segment].data)
+            hashed.append(hashing.submit(digest.update, out[batch].data))
+    for finished in hashed:
+        finished.result()  # words that could not be hashed must not go unnoticed
     return digest.digest()
 
 
-def unmask_in_place(total: RingVector, plus: Sequence[bytes], minus: Sequence[bytes]) -> None:
-    """Add the streams of ``plus`` to ``total`` and subtract those of ``minus``, in place."""
+def unmask_into(
+    out: NDArray[np.float64], total: RingVector, plus: Sequence[bytes], minus: Sequence[bytes], *, bits: int
+) -> None:
+    """Add the streams of ``plus`` to ``total``, subtract those of ``minus`` and write the decoded sum into ``out``.
+
+    Args:
+        out: shape (dimension,), dtype float64.
+        total: the sum of masked vectors, shape (dimension,), dtype uint32; afterwards it is the unmasked ring sum.
+        plus: stream keys to add.
+        minus: stream keys to subtract.
+        bits: fraction bits.
+    """
     scratch = Scratch()
     added, taken = [KeyStream(key, scratch) for key in plus], [KeyStream(key, scratch) for key in minus]
     for part in _cuts(0, total.size, CHUNK_WORDS):
         _apply(total[part], added, taken)
+        decode_into(out[part], total[part], bits=bits)
 
 
 def _apply(chunk: RingVector, added: Sequence[KeyStream], taken: Sequence[KeyStream]) -> None:

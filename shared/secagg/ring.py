@@ -68,7 +68,11 @@ def project(vector: Vector, bound: float) -> Vector:
     norm = math.sqrt(squared)
     if norm <= bound:
         return vector
-    return (vector * np.float64(bound / norm * _SHRINK)).astype(np.float32)
+    projected, scale = np.empty_like(vector), np.float64(bound / norm * _SHRINK)
+    for start in range(0, vector.size, CHUNK_WORDS):
+        part = slice(start, start + CHUNK_WORDS)
+        projected[part] = vector[part] * scale
+    return projected
 
 
 class Encoder:
@@ -127,7 +131,14 @@ def encode_vector(vector: Vector, *, bits: int, bound: float) -> RingVector:
     return out
 
 
+def decode_into(out: NDArray[np.float64], ring_sum: RingVector, *, bits: int) -> None:
+    """Decode the sum of encoded vectors into ``out``, both of shape (dimension,); exact."""
+    np.copyto(out, ring_sum.view("<i4"))
+    out *= 2.0**-bits
+
+
 def decode_sum(ring_sum: RingVector, *, bits: int) -> NDArray[np.float64]:
     """Decode the sum of encoded vectors, shape (dimension,), into float64 of the same shape; exact."""
-    decoded: NDArray[np.float64] = ring_sum.view("<i4") * np.float64(2.0**-bits)
+    decoded = np.empty(ring_sum.shape)
+    decode_into(decoded, ring_sum, bits=bits)
     return decoded

@@ -25,14 +25,14 @@ from shared.messages import (
     SealRequest,
 )
 from shared.secagg.adverts import check_adverts, epoch_identifier, open_advert, open_seals
-from shared.secagg.masking import unmask_in_place, vector_digest
+from shared.secagg.masking import VectorHash, add_hashed, unmask_into, vector_hash
 from shared.secagg.receipts import (
     check_confirmation,
     check_envelope,
     check_pair_commitments,
     open_receipt,
 )
-from shared.secagg.ring import RingVector, decode_sum
+from shared.secagg.ring import RingVector
 from shared.secagg.shamir import share_from_bytes
 from shared.secagg.terms import RoundTerms
 from shared.secagg.unmask import streams_to_remove
@@ -127,15 +127,20 @@ class RoundCollector:
     Args:
         terms: what all participants must have agreed on.
         roster: the roster in force; it lists all participants.
+        accumulator: memory for the ring sum that no live round uses, shape (dimension,), dtype uint32; what it
+            holds is overwritten. Fresh memory costs more than adding the uploads does, so rounds hand it on.
     """
 
-    def __init__(self, terms: RoundTerms, roster: Roster) -> None:
+    def __init__(self, terms: RoundTerms, roster: Roster, *, accumulator: RingVector | None = None) -> None:
         if not set(terms.participants) <= set(roster.members):
             raise ValueError("every participant is on the roster")
         self.terms = terms
         self._sid = terms.sid()
         self._roster = roster
-        self._total: RingVector = np.zeros(terms.dimension, dtype=RING_DTYPE)
+        total = np.empty(terms.dimension, dtype=RING_DTYPE) if accumulator is None else accumulator
+        if total.shape != (terms.dimension,) or total.dtype != RING_DTYPE:
+            raise ValueError(f"the accumulator is uint32 of shape ({terms.dimension},)")
+        self._total: RingVector = total
         self._signed: dict[str, Signed] = {}
         self._receipts: dict[str, Receipt] = {}
         self._envelopes: dict[str, dict[str, bytes]] = {}
@@ -161,7 +166,7 @@ class RoundCollector:
         Raises:
             ProtocolError: ``participant-foreign``, ``update-late``, ``update-repeated``, ``sid-mismatch``,
                 those of :func:`~shared.secagg.receipts.open_receipt`, ``vector-length``,
-                ``vector-digest-mismatch``, ``envelopes-incomplete``, ``envelope-mismatch``.
+                ``envelopes-incomplete``, ``envelope-mismatch``, ``vector-digest-mismatch``.
         """
         if department not in self.terms.participants:
             raise ProtocolError("participant-foreign", "The update comes from somebody who does not take part.")
@@ -173,22 +178,33 @@ class RoundCollector:
             raise ProtocolError("sid-mismatch", f"The update of {department} is for another round or other terms.")
         receipt = open_receipt(update.receipt, sender=department, terms=self.terms, roster=self._roster)
         self._check_content(receipt, update)
-        self._total += np.frombuffer(update.vector, dtype=RING_DTYPE)
+        self._add(receipt, update.vector)
         self._signed[department] = update.receipt
         self._receipts[department] = receipt
         self._envelopes[department] = update.envelopes
 
     def _check_content(self, receipt: Receipt, update: MaskedUpdate) -> None:
-        """Vector and envelopes are what the receipt says."""
+        """Lengths and envelopes are what the receipt says."""
         sender, expected = receipt.department, 4 * self.terms.dimension
         if len(update.vector) != expected:
             raise ProtocolError("vector-length", f"The vector of {sender} does not have {expected} bytes.")
-        if vector_digest(update.vector) != receipt.vector_digest:
-            raise ProtocolError("vector-digest-mismatch", f"The vector of {sender} is not the one it signed.")
         if set(update.envelopes) != set(self.terms.peers(sender)):
             raise ProtocolError("envelopes-incomplete", f"{sender} did not send one envelope for each of its peers.")
         for recipient, envelope in update.envelopes.items():
             check_envelope(self.terms, receipt, recipient, envelope)
+
+    def _add(self, receipt: Receipt, vector: memoryview) -> None:
+        """Hash and add an upload in one pass; one that is not what its sender signed is taken back, exactly."""
+        digest = add_hashed(self._total, vector, self._vector_hash(), first=not self._receipts)
+        if digest != receipt.vector_digest:
+            self._total -= np.frombuffer(vector, dtype=RING_DTYPE)
+            raise ProtocolError(
+                "vector-digest-mismatch", f"The vector of {receipt.department} is not the one it signed."
+            )
+
+    def _vector_hash(self) -> VectorHash:
+        """Start the hash of an upload; a step of its own, so that its cost can be told from the rest."""
+        return vector_hash()
 
     def check_commitments(self) -> None:
         """Compare both commitments of every pair of survivors; nothing has been revealed yet.
@@ -290,18 +306,24 @@ class RoundCollector:
             share_from_bytes(share)
         self._reveals[department] = reveal
 
-    def unmask(self) -> NDArray[np.float64]:
+    def unmask(self, *, out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """Reconstruct the seeds from any t answers, remove their streams and decode the sum.
+
+        Args:
+            out: where the sum goes, shape (dimension,), dtype float64; without it, fresh memory.
 
         Returns:
             The sum over the survivors of their encoded vectors, shape (dimension,), dtype float64.
 
         Raises:
             RuntimeError: the sum was unmasked already.
+            ValueError: for an ``out`` of another shape or dtype.
             RoundAbortedError: ``too-few-reveals``, ``shares-inconsistent``.
         """
         if self._unmasked:
             raise RuntimeError("this round was unmasked already")
+        if out is not None and (out.shape != (self.terms.dimension,) or out.dtype != np.float64):
+            raise ValueError(f"`out` is float64 of shape ({self.terms.dimension},)")
         if len(self._reveals) < self.terms.threshold:
             raise RoundAbortedError(
                 "too-few-reveals",
@@ -309,5 +331,7 @@ class RoundCollector:
             )
         plus, minus = streams_to_remove(self.terms, self._receipts, self._reveals)
         self._unmasked = True
-        unmask_in_place(self._total, plus, minus)
-        return decode_sum(self._total, bits=self.terms.fraction_bits)
+        decoded = np.empty(self.terms.dimension) if out is None else out
+        unmask_into(decoded, self._total, plus, minus, bits=self.terms.fraction_bits)
+        self._total = np.empty(0, dtype=RING_DTYPE)  # the accumulator is free for the next round
+        return decoded

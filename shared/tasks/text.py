@@ -25,6 +25,10 @@ from shared.tasks.features import BUCKETS, HASHED_WORDS_SHA256, FeatureCache, Fe
 
 SCORE_BATCH = 256
 
+FEATURE_LENGTH = 2.0
+"""Length to which the head stretches unit features. A unit's clipped gradient is shared between the features and
+the bias, whose input is 1: at length 2 the bias takes a fifth of the clip's square instead of half of it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -74,7 +78,7 @@ class HeadClassifier(nn.Module):
         if torch.is_grad_enabled():
             # Backward hooks fire only when the layer's input asks for a gradient.
             features = features.detach().requires_grad_()
-        logits: Tensor = self.head(features)
+        logits: Tensor = self.head(FEATURE_LENGTH * features)
         return logits.squeeze(-1)
 
 
@@ -88,7 +92,7 @@ class EncoderClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return logits of shape (batch,) for ids and mask of shape (batch, tokens)."""
-        logits: Tensor = self.head(self.encoder(input_ids, attention_mask))
+        logits: Tensor = self.head(FEATURE_LENGTH * self.encoder(input_ids, attention_mask))
         return logits.squeeze(-1)
 
 

@@ -24,7 +24,7 @@ from shared.plan import (
 from shared.privacy.plan import PerformanceFlags, PrivacyBudget, PrivacyParams
 from shared.tasks.features import HASHED_WORDS_SHA256
 from shared.tasks.metrics import average_precision
-from shared.tasks.text import Prepared, initial_parameters, layout_of, predict_scores, prepare
+from shared.tasks.text import FEATURE_LENGTH, Prepared, initial_parameters, layout_of, predict_scores, prepare
 
 CPU = torch.device("cpu")
 HASHED = ModelSpec(architecture="hashed-words", base_weights_sha256=HASHED_WORDS_SHA256)
@@ -106,12 +106,12 @@ def test_every_exported_tensor_changes(weights: Path, full: ModelSpec, kind: str
 
 
 def test_the_first_step_is_that_of_the_formula() -> None:
-    # At a zero head each unit's gradient is (0.5 - label) times its feature and 1; with rate 1 all are in.
+    # At a zero head each unit's gradient is (0.5 - label) times its stretched feature and 1; with rate 1 all are in.
     chosen = settings(steps=1, sample_rate=1.0)
     data = units(repeats=1)
     assert data.labels is not None
     update = train(chosen, UnsafeSeededSource(3, noise=False), data=data)
-    rows = np.hstack([data.inputs[0].numpy(), np.ones((8, 1))]) * (0.5 - data.labels.numpy())[:, None]
+    rows = np.hstack([FEATURE_LENGTH * data.inputs[0].numpy(), np.ones((8, 1))]) * (0.5 - data.labels.numpy())[:, None]
     rows *= np.minimum(1, 0.1 * (1 - 2**-6) / np.linalg.norm(rows, axis=1))[:, None]
     np.testing.assert_allclose(update.delta, -rows.sum(0) / 20, atol=1e-7)
 

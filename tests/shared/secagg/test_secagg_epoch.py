@@ -90,7 +90,7 @@ def test_a_swapped_key_does_not_verify(city: Any, advertised: Any) -> None:
         ({"epoch": 2}, "advert-foreign"),
         ({"department": "parks"}, "advert-foreign"),
         ({"roster_hash": b"x" * 32}, "roster-mismatch"),
-        ({"hpke_key": b"x" * 31}, "key-malformed"),
+        ({"hpke_key": b"x" * 31}, "message-malformed"),
         ({"hpke_key": bytes(1184 + 32)}, "key-malformed"),
         ({"heads_seen": {"police": 1}}, "journal-rolled-back"),
     ],
@@ -157,7 +157,7 @@ def test_a_swapped_or_tampered_seal_is_refused(city: Any, sealed: Any) -> None:
         ({"seals": swapped}, "seal-invalid"),
         ({"seals": flipped}, "seal-invalid"),
         ({"seals": fewer}, "seals-incomplete"),
-        ({"seals": health.seals | {"police": b"short"}}, "seals-incomplete"),
+        ({"seals": health.seals | {"police": b"short"}}, "message-malformed"),
         ({"epoch_id": b"x" * 32}, "epoch-mismatch"),
         ({"department": "parks"}, "seals-foreign"),
     ):
@@ -229,7 +229,7 @@ def test_the_collector_takes_each_advert_and_seal_once_and_from_the_cohort_only(
     assert refused(lambda: collector.receive_advert("sybil", police)) == "cohort-foreign"
     short = city.resign("police", ADVERT_LABEL, request.adverts["police"], KeyAdvert, hpke_key=b"short")
     fresh = EpochCollector(request.run, 1, city.names, city.roster)
-    assert refused(lambda: fresh.receive_advert("police", AdvertReply(advert=short))) == "key-malformed"
+    assert refused(lambda: fresh.receive_advert("police", AdvertReply(advert=short))) == "message-malformed"
     assert all(set(asked.adverts) == set(city.names) for asked in collector.seal_requests().values())
     assert refused(collector.seals_for) == "epoch-incomplete"
     replies: dict[str, SealReply] = {name: state.receive(request)[1] for name, state in states.items()}

@@ -1,0 +1,252 @@
+"""The Coordinator over a real small city: exact sums, drop-outs, aborts, what it writes down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+
+from clients.records import StepAnswered
+from clients.training.noise import RandomSource, UnsafeSeededSource
+from clients.training.train import settings_of, train_round
+from server.records import Countersigned, DepartmentMissing, RoundDone, RoundFailed, RunEnded
+from shared.codec import decode, sha256
+from shared.errors import ProtocolError, RoundAbortedError
+from shared.identity import DepartmentId, open_signed
+from shared.journal import EntryKind, Journal
+from shared.messages import HeadReceipt, Receipt, Reveal, RevealRequest
+from shared.parameters import Vector
+from shared.secagg.ring import fraction_bits, project
+from simulation.network import Fault, InMemoryTransport
+from tests.city import FOUR, City, open_city, small_scenario
+from tests.eavesdropper import Eavesdropper
+
+T = TypeVar("T")
+
+THREE = FOUR[:3]
+HEALTH = "health"
+
+
+def noiseless(name: DepartmentId) -> UnsafeSeededSource:
+    return UnsafeSeededSource(sum(name.encode()), noise=False)
+
+
+def bodies(journal: Journal, kind: EntryKind, record: type[T]) -> list[T]:
+    return [decode(entry.body, record) for entry in journal.entries(kind)]
+
+
+def plain_mean(
+    city: City, model: Vector, sources: Mapping[DepartmentId, RandomSource], in_sum: Sequence[str]
+) -> np.ndarray:
+    """The same arithmetic without encryption: train, weigh, project, add up, divide by public weights."""
+    plan, updates = city.world.plan, {}
+    for name, source in sources.items():
+        department = city.world.departments[name]
+        update = train_round(
+            settings=settings_of(plan, name),
+            parameters=model,
+            data=department.rows(plan),
+            weights_dir=None,
+            source=source,
+            flags=department.performance,
+        )
+        updates[str(name)] = project(update.delta * plan.datasets[name].weight, plan.aggregation.bound)
+    total = np.sum([updates[name].astype(np.float64) for name in in_sum], axis=0)
+    mean: np.ndarray = total / sum(plan.datasets[name].weight for name in in_sum)
+    return mean
+
+
+def resolution(city: City, asked: int, in_sum: Sequence[str], model: Vector) -> float:
+    """n 2^-(f + 1) over the sum of weights, and what float32 rounds off twice at this size of model."""
+    weights = sum(city.world.plan.datasets[name].weight for name in in_sum)
+    bits = fraction_bits(asked, city.world.plan.aggregation.bound)
+    return float(len(in_sum) * 2.0 ** -(bits + 1) / weights + 2 * np.spacing(np.abs(model).max()))
+
+
+# --- the sum -------------------------------------------------------------------------------------------------
+
+
+def test_p2_without_noise_the_masked_arm_is_a_plain_loop_to_the_rings_resolution(tmp_path: Path) -> None:
+    with open_city(tmp_path, small_scenario(tmp_path, rounds=4), source=noiseless) as city:
+        result = city.run()
+        sources = {name: noiseless(name) for name in city.world.departments}
+        before = city.basis.initial
+        for item in result.rounds:
+            expected = before + plain_mean(city, before, sources, FOUR)
+            assert np.abs(item.model - expected).max() <= resolution(city, 4, FOUR, item.model)
+            before = item.model
+
+
+def test_without_noise_a_plain_loop_left_alone_stays_with_the_masked_arm(tmp_path: Path) -> None:
+    with open_city(tmp_path, small_scenario(tmp_path, rounds=4), source=noiseless) as city:
+        result = city.run()
+        sources = {name: noiseless(name) for name in city.world.departments}
+        model = city.basis.initial
+        for _ in range(4):
+            model = (model + plain_mean(city, model, sources, FOUR)).astype(np.float32)
+        # Each round may add its resolution and one step of the clipping grid (2^-20), times rate over denominator.
+        grid = 2.0**-20 * 2.0 / min(city.world.plan.denominator(name) for name in sources)
+        allowed = 4 * (resolution(city, 4, FOUR, model) + 2 * grid)
+        assert np.abs(result.model - model).max() <= allowed
+        assert np.abs(result.model).max() > 1e3 * allowed
+
+
+@pytest.mark.parametrize("kind", ["drop-request", "drop-reply", "corrupt"])
+def test_p2_a_department_that_drops_mid_round_leaves_the_exact_sum_of_the_others(tmp_path: Path, kind: str) -> None:
+    fault = Fault(department=HEALTH, step="update", kind=kind, round=2, until=2)  # type: ignore[arg-type]  # three of the literal
+    others = tuple(name for name in FOUR if name != HEALTH)
+    with open_city(tmp_path, small_scenario(tmp_path, rounds=3), source=noiseless) as city:
+        result = city.run([fault])
+        assert [item.survivors for item in result.rounds] == [FOUR, others, FOUR]
+        assert result.rounds[1].dropouts == (HEALTH,)
+        assert [(number, step, name) for number, step, name, _ in city.watcher.gone] == [(2, "update", HEALTH)]
+        sources = {name: noiseless(name) for name in city.world.departments}
+        first = result.rounds[0].model
+        plain_mean(city, city.basis.initial, sources, FOUR)  # the first round moves every stream on
+        if kind == "drop-request":
+            del sources[DepartmentId(HEALTH)]
+        expected = first + plain_mean(city, first, sources, others)
+        assert np.abs(result.rounds[1].model - expected).max() <= resolution(city, 4, others, first)
+
+
+@pytest.mark.parametrize("step", ["reveal", "close"])
+def test_a_department_lost_after_its_update_is_still_in_the_sum(tmp_path: Path, step: str) -> None:
+    faults = [Fault(department=HEALTH, step=step, kind="drop-reply")]  # type: ignore[arg-type]  # two of the literal
+    with open_city(tmp_path / "lost") as city:
+        lost = city.run(faults)
+    with open_city(tmp_path / "whole") as city:
+        whole = city.run()
+    assert [item.survivors for item in lost.rounds] == [FOUR, FOUR]
+    assert lost.model.tobytes() == whole.model.tobytes()
+
+
+def test_a_duplicated_request_changes_nothing(tmp_path: Path) -> None:
+    faults = [Fault(department=HEALTH, step=step, kind="duplicate") for step in ("advert", "update", "reveal", "close")]
+    with open_city(tmp_path / "twice") as city:
+        twice = city.run(faults)
+        assert city.watcher.gone == []
+    with open_city(tmp_path / "once") as city:
+        assert city.run().model.tobytes() == twice.model.tobytes()
+
+
+def test_a_department_that_misses_the_epoch_is_left_out_and_asked_again_in_the_next(tmp_path: Path) -> None:
+    faults = [Fault(department=HEALTH, step="seal", round=1, until=1)]
+    with open_city(tmp_path) as city:
+        result = city.run(faults)
+    others = tuple(name for name in FOUR if name != HEALTH)
+    # The epoch of three has nobody missing, so it stands for the second round as well.
+    assert [item.survivors for item in result.rounds] == [others, others]
+
+
+# --- aborts --------------------------------------------------------------------------------------------------
+
+
+def test_p2_below_the_threshold_the_run_aborts_says_so_and_nothing_is_revealed(tmp_path: Path) -> None:
+    scenario = small_scenario(tmp_path, THREE)
+    with open_city(tmp_path, scenario) as city:
+        ear = Eavesdropper()
+        transport = InMemoryTransport(ear.listen(city.peers), (Fault(department=HEALTH),))
+        with pytest.raises(RoundAbortedError) as caught:
+            city.coordinator(transport).run(city.basis.initial)
+        assert caught.value.code == "below-threshold"
+        assert caught.value.message == "Round 2: 2 departments take part, the plan needs 3."
+        assert not [item for item in ear.heard if isinstance(item.asked, RevealRequest)]
+        assert not [item for item in ear.heard if isinstance(item.answered, Reveal)]
+        assert city.watcher.failures == [(1, "below-threshold"), (2, "below-threshold")]
+        journal = city.world.authority_journal
+        failed = bodies(journal, EntryKind.FAILED, RoundFailed)
+        assert [(item.round, item.code) for item in failed] == city.watcher.failures
+        (ended,) = bodies(journal, EntryKind.ENDED, RunEnded)
+        assert (ended.status, ended.rounds) == ("failed", 0)
+
+
+def test_an_aborted_round_uses_a_spare_attempt_and_the_run_goes_on(tmp_path: Path) -> None:
+    with open_city(tmp_path, small_scenario(tmp_path, THREE)) as city:
+        result = city.run([Fault(department=HEALTH, round=1, until=1)])
+        assert city.watcher.failures == [(1, "below-threshold")]
+        assert [item.round for item in result.rounds] == [2, 3]
+        assert [item.survivors for item in result.rounds] == [THREE, THREE]
+
+
+def test_a_model_that_is_not_the_plans_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    with open_city(tmp_path) as city:
+        ear = Eavesdropper()
+        coordinator = city.coordinator(InMemoryTransport(ear.listen(city.peers)))
+        with pytest.raises(ProtocolError) as caught:
+            coordinator.run(city.basis.initial + np.float32(1))
+        assert caught.value.code == "initial-model"
+        assert ear.heard == []
+
+
+def test_silence_is_a_missing_department(tmp_path: Path) -> None:
+    with open_city(tmp_path) as city:
+        with pytest.raises(RoundAbortedError) as caught:
+            city.run([Fault(department=name, step="advert") for name in FOUR])
+        assert caught.value.code == "below-threshold"
+        missing = bodies(city.world.authority_journal, EntryKind.REFUSAL, DepartmentMissing)
+        assert [(item.department, item.status) for item in missing] == [(name, "no-answer") for name in FOUR] * 2
+
+
+def test_an_answer_that_is_no_message_is_a_missing_department(tmp_path: Path) -> None:
+    with open_city(tmp_path) as city:
+        peers = {name: lambda _request: b"no message" for name in city.peers}
+        with pytest.raises(RoundAbortedError):
+            city.coordinator(InMemoryTransport(peers)).run(city.basis.initial)
+        assert {status for _, _, _, status in city.watcher.gone} == {"message-malformed"}
+
+
+# --- what is written down ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[City, Eavesdropper]]:
+    with open_city(tmp_path_factory.mktemp("finished"), source=noiseless) as city:
+        ear = Eavesdropper()
+        city.coordinator(InMemoryTransport(ear.listen(city.peers))).run(city.basis.initial)
+        yield city, ear
+
+
+def test_p5_a_finished_round_holds_every_survivors_receipt_and_countersignature(
+    finished: tuple[City, Eavesdropper],
+) -> None:
+    city, ear = finished
+    roster, journal = city.world.roster, city.world.authority_journal
+    done = bodies(journal, EntryKind.ROUND, RoundDone)
+    countersigned = bodies(journal, EntryKind.COUNTERSIGNED, Countersigned)
+    assert len(done) == len(countersigned) == 2
+    for item in done:
+        sent = {heard.answered.sid for heard in ear.updates(item.round)}
+        assert sent == {item.sid}
+        for name, signed in item.receipts.items():
+            receipt = open_signed(roster.members[DepartmentId(name)], "receipt", signed, Receipt)
+            assert (receipt.department, receipt.sid) == (name, item.sid)
+    for account in countersigned:
+        assert tuple(sorted(account.receipts)) == FOUR
+        for name, signed in account.receipts.items():
+            open_signed(roster.members[DepartmentId(name)], "head-receipt", signed, HeadReceipt)
+
+
+def test_p2_what_an_update_shows_is_not_what_was_trained(finished: tuple[City, Eavesdropper]) -> None:
+    city, ear = finished
+    for heard in ear.updates(1):
+        words = np.frombuffer(heard.answered.vector, dtype="<u4")
+        assert words.size == city.world.plan.layout.total_size
+        # An unmasked update is small: all of its words lie near 0 or near 2^32.
+        assert (np.minimum(words, np.uint32(0) - words) < 2**28).mean() < 0.3
+
+
+def test_p5_every_answer_is_in_the_departments_journal(finished: tuple[City, Eavesdropper]) -> None:
+    city, ear = finished
+    for name, participant in city.world.participants.items():
+        answers = bodies(participant.memory.journal, EntryKind.ANSWERED, StepAnswered)
+        assert [(item.round, item.step) for item in answers] == [
+            (1, "update"),
+            (1, "reveal"),
+            (2, "update"),
+            (2, "reveal"),
+        ]
+        sent = {sha256(item.reply) for item in ear.heard if item.department == name}
+        assert {item.reply_hash for item in answers} <= sent

@@ -1,0 +1,98 @@
+"""Plans: noise calibrated over every attempt, public weights, a signature over exactly these bytes."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import msgspec
+import numpy as np
+import pytest
+
+from server.plans import calibrated_privacy, draft_plan, sign_plan
+from shared.errors import ProtocolError
+from shared.identity import DepartmentId, IdentityKey, Roster
+from shared.package import package_digest
+from shared.parameters import model_hash
+from shared.plan import LocalOptimizer, ModelSpec, Plan, ServerOptimizerSpec, TaskSpec, accept_plan
+from shared.privacy.accountant import epsilon, event_of
+from shared.privacy.plan import PrivacyBudget
+from tests.server.small_plan import DAY, LAYOUT, PRIVACY, plan_with
+
+SIZES = {DepartmentId("a"): 200, DepartmentId("b"): 50, DepartmentId("c"): 100, DepartmentId("d"): 10}
+
+
+def draft(sizes: dict[DepartmentId, int]) -> Plan:
+    return draft_plan(
+        name="drafted",
+        purpose="test",
+        approval=1,
+        valid_from=DAY,
+        valid_until=DAY + dt.timedelta(days=1),
+        task=TaskSpec(),
+        model=ModelSpec(architecture="hashed-words", base_weights_sha256="0" * 64),
+        layout=LAYOUT,
+        initial_model=np.ones(LAYOUT.size, dtype=np.float32),
+        contracts=dict.fromkeys(sizes, "ab" * 32),
+        public_sizes=sizes,
+        roster=Roster(city="town", serial=1, members={name: IdentityKey.generate().public for name in sizes}),
+        privacy=PRIVACY,
+        bound=16.0,
+        rounds=3,
+        spare_attempts=1,
+        local_optimizer=LocalOptimizer(learning_rate=1.0),
+        server_optimizer=ServerOptimizerSpec(),
+    )
+
+
+def test_weights_are_public_sizes_over_the_largest_one() -> None:
+    plan = draft(SIZES)
+    assert {name: terms.weight for name, terms in plan.datasets.items()} == {"a": 1.0, "b": 0.25, "c": 0.5, "d": 0.05}
+    assert {name: terms.public_size for name, terms in plan.datasets.items()} == SIZES
+    assert plan.denominator(DepartmentId("c")) == pytest.approx(PRIVACY.sample_rate * 100)
+
+
+def test_a_draft_pins_package_model_roster_and_an_admissible_sum() -> None:
+    plan = draft(SIZES)
+    assert plan.package_digest == package_digest()
+    assert plan.initial_model_sha256 == model_hash(np.ones(LAYOUT.size, dtype=np.float32)).hex()
+    assert plan.roster_size == 4
+    assert plan.aggregation.admissible_for(4)
+    assert plan.aggregation.bound == 16.0
+
+
+def test_a_cohort_below_three_is_a_callers_mistake() -> None:
+    with pytest.raises(ValueError, match="at least 3"):
+        draft({name: SIZES[name] for name in list(SIZES)[:2]})
+
+
+def test_p3_the_noise_is_calibrated_over_all_rounds_and_spare_attempts() -> None:
+    budget = PrivacyBudget(epsilon=1.5, delta=1e-4)
+    privacy = calibrated_privacy(budget, sample_rate=0.2, steps=3, attempts=4, max_grad_norm=0.5)
+    assert (privacy.budget, privacy.sample_rate, privacy.steps, privacy.max_grad_norm) == (budget, 0.2, 3, 0.5)
+    assert 0.95 * budget.epsilon < epsilon([event_of(privacy, 4)], budget.delta) <= budget.epsilon
+    assert epsilon([event_of(privacy, 5)], budget.delta) > budget.epsilon
+
+
+def test_p4_a_plan_is_accepted_under_the_pinned_key_alone() -> None:
+    authority, plan = IdentityKey.generate(), plan_with({"a": 1.0, "b": 0.5, "c": 0.25})
+    signed = sign_plan(plan, authority)
+    assert accept_plan(signed, authority.public) == plan
+    with pytest.raises(ProtocolError) as caught:
+        accept_plan(signed, IdentityKey.generate().public)
+    assert caught.value.code == "signature-invalid"
+
+
+def test_p4_one_changed_byte_of_a_plan_is_refused() -> None:
+    authority = IdentityKey.generate()
+    signed = sign_plan(plan_with({"a": 1.0, "b": 0.5, "c": 0.25}), authority)
+    body = bytearray(signed.body)
+    body[len(body) // 2] ^= 1
+    with pytest.raises(ProtocolError):
+        accept_plan(msgspec.structs.replace(signed, body=bytes(body)), authority.public)
+
+
+def test_another_approval_is_another_run() -> None:
+    plan = plan_with({"a": 1.0, "b": 0.5, "c": 0.25})
+    again = msgspec.structs.replace(plan, approval=2)
+    assert len({plan.run_id(), again.run_id()}) == 2
+    assert plan.run_id() == plan_with({"a": 1.0, "b": 0.5, "c": 0.25}).run_id()

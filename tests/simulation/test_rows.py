@@ -1,0 +1,111 @@
+"""Splits: drawn by the seed, complete, private, and gone when the seed is over."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clients.binding import load_binding
+from shared.errors import CityFedError
+from simulation.rows import Split, split_rows
+from tests.city import MESSAGES
+
+POLICE = MESSAGES / "police.toml"
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def split(
+    folder: Path, seed: int = 1, limit: int = 0, holdout: float = 0.25
+) -> tuple[list[list[str]], list[list[str]]]:
+    made = split_rows(POLICE, folder, seed=seed, limit=limit, holdout=holdout)
+    return rows_of(made.folder / "train.csv"), rows_of(made.folder / "holdout.csv")
+
+
+def test_every_row_is_on_exactly_one_side(tmp_path: Path) -> None:
+    train, held = split(tmp_path / "one")
+    assert len(held) == 24
+    assert sorted(train + held) == sorted(rows_of(MESSAGES / "police.csv"))
+
+
+def test_a_seed_gives_one_split_and_another_seed_another(tmp_path: Path) -> None:
+    assert split(tmp_path / "one") == split(tmp_path / "same")
+    assert split(tmp_path / "one2", seed=2) != split(tmp_path / "one3", seed=1)
+
+
+def test_a_limit_takes_the_same_rows_whatever_the_seed(tmp_path: Path) -> None:
+    chosen = [sorted(itertools.chain(*split(tmp_path / str(seed), seed=seed, limit=40))) for seed in (1, 2)]
+    assert chosen[0] == chosen[1]
+    assert len(chosen[0]) == 40
+
+
+def test_the_bindings_are_the_departments_own_with_other_files(tmp_path: Path) -> None:
+    made = split_rows(POLICE, tmp_path / "one", seed=1, limit=0, holdout=0.25)
+    original = load_binding(POLICE)
+    for path, file in ((made.train, "train.csv"), (made.holdout, "holdout.csv")):
+        binding = load_binding(path)
+        assert binding.columns == original.columns
+        assert Path(binding.source.path) == tmp_path / "one" / file
+
+
+def test_p1_copies_of_rows_are_readable_by_their_owner_alone_and_can_be_forgotten(tmp_path: Path) -> None:
+    made = split_rows(POLICE, tmp_path / "one", seed=1, limit=0, holdout=0.25)
+    assert stat.S_IMODE(made.folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made.folder.iterdir()} == {0o600}
+    made.forget_rows()
+    made.forget_rows()
+    assert sorted(path.name for path in made.folder.iterdir()) == ["binding.toml", "holdout.toml"]
+    Split(tmp_path / "never made").forget_rows()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("police.toml", b"not = = toml", "binding-unreadable"),
+        ("police.toml", b"\xff\xfe", "binding-unreadable"),
+        ("police.toml", b'dataset = "x"', "binding-unreadable"),
+        ("police.csv", b"", "rows-unreadable"),
+        ("police.csv", b"a,b\n\xff,1\n", "rows-unreadable"),
+    ],
+)
+def test_files_that_cannot_be_split_are_one_sentence(tmp_path: Path, name: str, content: bytes, code: str) -> None:
+    for file in ("police.toml", "police.csv"):
+        shutil.copy(MESSAGES / file, tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CityFedError) as caught:
+        split_rows(tmp_path / "police.toml", tmp_path / "out", seed=1, limit=0, holdout=0.25)
+    assert caught.value.code == code
+
+
+def test_a_missing_source_is_one_sentence(tmp_path: Path) -> None:
+    shutil.copy(POLICE, tmp_path)
+    with pytest.raises(CityFedError) as caught:
+        split_rows(tmp_path / "police.toml", tmp_path / "out", seed=1, limit=0, holdout=0.25)
+    assert caught.value.code == "rows-unreadable"
+
+
+@given(
+    rows=st.lists(
+        st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20).filter(lambda text: "\x00" not in text),
+        max_size=20,
+    ),
+    holdout=st.floats(0.05, 0.9),
+)
+def test_any_text_survives_the_copy(tmp_path_factory: pytest.TempPathFactory, rows: list[str], holdout: float) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "own.toml").write_text('[source]\npath = "own.csv"\n')
+    with (folder / "own.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["text", "n"], *([row, str(at)] for at, row in enumerate(rows))])
+    split_rows(folder / "own.toml", folder / "out", seed=1, limit=0, holdout=holdout)
+    found = rows_of(folder / "out" / "train.csv") + rows_of(folder / "out" / "holdout.csv")
+    assert sorted(found) == sorted([row, str(at)] for at, row in enumerate(rows))
