@@ -12,12 +12,14 @@ import typer
 
 from shared.cli import new_app, print_json, run_app
 
-app = new_app("A department's side: bind data, see the budget, check the audit log, stop.")
+app = new_app("A department's side: bind data, see the budget, check the audit log, approve keys, stop.")
 data_app = new_app("Bind data to a contract.")
 audit_app = new_app("Read and check this department's audit log.")
 config_app = new_app("See the effective configuration.")
+roster_app = new_app("Look at the city's roster; approve members' keys.")
 app.add_typer(data_app, name="data")
 app.add_typer(audit_app, name="audit")
+app.add_typer(roster_app, name="roster")
 app.add_typer(config_app, name="config")
 
 ConfigArgument = Annotated[Path, typer.Argument(help="This department's client.toml.", metavar="CONFIG")]
@@ -111,6 +113,47 @@ def audit_receipts(config: ConfigArgument) -> None:
 
     for line in authority_receipts(config):
         sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+
+
+@roster_app.command("show")
+def roster_show(
+    config: ConfigArgument,
+    roster: Annotated[
+        Path | None, typer.Argument(help="A signed roster; without it, the newest one shown.", metavar="ROSTERFILE")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Print every member's key by fingerprint and whether it counts here; without a file, of the newest roster seen."""
+    from clients.roster import roster_lines, roster_view
+
+    view = roster_view(config, roster)
+    if as_json:
+        print_json(view)
+    else:
+        _print_lines(roster_lines(view))
+
+
+@roster_app.command("approve")
+def roster_approve(
+    config: ConfigArgument,
+    fingerprints: Annotated[
+        list[str], typer.Argument(help="As the key's owner read it out to you.", metavar="FINGERPRINT...")
+    ],
+    *,
+    roster: Annotated[
+        Path | None, typer.Option("--roster", help="The signed roster; without it, the newest one shown.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Approve a member's new or changed key; compare the fingerprint with its owner first, not by way of the roster."""
+    from clients.roster import approve_keys
+
+    approved = approve_keys(config, fingerprints, roster)
+    if as_json:
+        print_json(approved)
+    else:
+        _print_lines([f"The key of {member.department} is approved: {member.fingerprint}" for member in approved])
 
 
 @config_app.command("show")

@@ -37,8 +37,7 @@ def run_app(app: typer.Typer, *, on_interrupt: Callable[[], str | None] = lambda
         _say(error.diagnostics())
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _say(on_interrupt() or "Stopped.")
-        sys.exit(INTERRUPTED)
+        status = INTERRUPTED
     except ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -48,6 +47,8 @@ def run_app(app: typer.Typer, *, on_interrupt: Callable[[], str | None] = lambda
     except OSError as error:
         _say(f"{error.filename or 'A file'} cannot be used: {error.strerror}. [storage-failed]")
         sys.exit(SetupError.exit_code)
+    if status == INTERRUPTED:  # also what typer makes of Ctrl-C inside a command
+        _say(on_interrupt() or "Stopped.")
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -11,7 +11,8 @@
     ├── ProtocolError         (exit 7)   a message, signature or state is not acceptable
     ├── RoundAbortedError     (exit 8)   a round ended without a sum
     ├── JournalError          (exit 9)   the journal cannot be written or does not verify
-    └── ModelError            (exit 10)  a model file or parameter vector is not acceptable
+    ├── ModelError            (exit 10)  a model file or parameter vector is not acceptable
+    └── AuditError            (exit 11)  a privacy audit found that the code breaks its promise
 
 A caller's mistake is a ``ValueError`` or ``RuntimeError``; only data that comes from outside raises a
 ``CityFedError``. Ctrl-C exits with 130.
@@ -94,3 +95,9 @@ class ModelError(CityFedError):
     """A model file or parameter vector is corrupt or has the wrong layout."""
 
     exit_code = 10
+
+
+class AuditError(CityFedError):
+    """A privacy audit refuted a claim, or measured what the plan does not allow."""
+
+    exit_code = 11

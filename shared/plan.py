@@ -30,14 +30,17 @@ class ModelSpec(Record, frozen=True, kw_only=True):
 
     architecture: Literal["minilm", "hashed-words"] = "minilm"
     base_weights_sha256: str
-    trainable: Literal["head", "last-n", "full"] = "head"
+    trainable: Literal["head", "lora", "last-n", "full"] = "head"
     last_n: int = 0
+    lora_rank: int = 0
     max_tokens: int = 64
     head: Literal["linear"] = "linear"
 
     def __post_init__(self) -> None:
         if (self.trainable == "last-n") != (self.last_n > 0):
             raise ValueError('`last_n` is above 0 exactly when `trainable` is "last-n"')
+        if (self.trainable == "lora") != (self.lora_rank > 0):
+            raise ValueError('`lora_rank` is above 0 exactly when `trainable` is "lora"')
         if not 8 <= self.max_tokens <= 512:
             raise ValueError("`max_tokens` lies in 8..512")
 

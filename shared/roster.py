@@ -58,9 +58,7 @@ def open_roster(signed: Signed, *, roster_key: bytes, newest: Roster | None) -> 
             f"Roster serial {roster.serial} is older than serial {newest.serial}, already seen here.",
         )
     if newest is not None and roster.serial == newest.serial and roster.digest() != newest.digest():
-        raise ProtocolError(
-            "roster-contradicted", f"Another roster with serial {roster.serial} was already seen here."
-        )
+        raise ProtocolError("roster-contradicted", f"Another roster with serial {roster.serial} was already seen here.")
     return roster
 
 

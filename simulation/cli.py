@@ -95,6 +95,29 @@ def tune(
         print_tuning(table)
 
 
+@app.command()
+def audit(
+    scenario: ScenarioArgument = "emergency-triage",
+    *,
+    overrides: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the report; default runs/SCENARIO-audit.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Test whether the training code keeps the epsilon that its plan claims; no record takes part."""
+    from simulation.audit.command import audit_scenario
+    from simulation.home import find_home
+    from simulation.scenario import load_scenario
+
+    loaded, _ = load_scenario(scenario, tuple(overrides or ()))
+    target = out or Path("runs") / f"{loaded.name}-audit"
+    result = audit_scenario(loaded, home=find_home(), out=target, note=lambda line: tell(console(), line))
+    if as_json:
+        print_json(result)
+    result.require_passed()
+
+
 def main() -> None:
     """Entry point."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever fetched at run time

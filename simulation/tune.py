@@ -71,16 +71,24 @@ def tune_arms(scenario: Scenario, home: Home, *, note: Callable[[str], None]) ->
     return try_grid(scenario, basis, public, note=note)
 
 
-def try_grid(scenario: Scenario, basis: ModelBasis, public: Prepared, *, note: Callable[[str], None]) -> list[Tried]:
+def try_grid(
+    scenario: Scenario,
+    basis: ModelBasis,
+    public: Prepared,
+    *,
+    note: Callable[[str], None],
+    rates: Sequence[float] = GRID,
+    repeats: int = REPEATS,
+) -> list[Tried]:
     """Try every arm with every rate on public units alone."""
     table = []
     for arm, run in _ARMS.items():
         kind = getattr(scenario.optimizer, arm)
-        for rate in GRID:
+        for rate in rates:
             optimizer = msgspec.structs.replace(kind, learning_rate=rate)
             scores = [
                 run(scenario, basis, optimizer, *_pretend(public, len(scenario.departments), repeat, scenario))
-                for repeat in range(REPEATS)
+                for repeat in range(repeats)
             ]
             table.append(Tried(arm=arm, learning_rate=rate, average_precision=statistics.fmean(scores)))
             note(f"{arm} learning_rate={rate:g}: {table[-1].average_precision:.4f}")

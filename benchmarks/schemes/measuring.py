@@ -42,26 +42,20 @@ class Row:
 
 
 class Meter:
-    """CPU seconds between entering and leaving: of the calling thread, and of all other threads."""
+    """CPU seconds of all threads, added up over every time it was entered."""
 
-    mine = others = 0.0
+    total = 0.0
 
     def __enter__(self) -> Self:
-        self._start = time.process_time(), time.thread_time()
+        self._start = time.process_time()
         return self
 
     def __exit__(self, *_: object) -> None:
-        process, thread = time.process_time() - self._start[0], time.thread_time() - self._start[1]
-        self.mine, self.others = self.mine + thread, self.others + max(process - thread, 0.0)
-
-    @property
-    def total(self) -> float:
-        """Seconds of all threads."""
-        return self.mine + self.others
+        self.total += time.process_time() - self._start
 
 
 def timed(work: Callable[[], object], repeats: int) -> float:
-    """Return the median CPU seconds of a piece of work, all threads together."""
+    """Return the median CPU seconds of a piece of work."""
     found = []
     for _ in range(repeats):
         with (meter := Meter()):

@@ -1,20 +1,23 @@
-"""Per-unit gradients, clipped and summed as integers.
+"""Clipping, and the exact sum over a logical batch.
 
-Opacus hooks give the gradient of every unit (privacy 2). Each one is clipped to C (1 - 2^-6), rounded to the grid
-of 2^-20 C and only then summed, in int64: the sum is exact, so adding a unit changes it by that unit's integers and
-by nothing else, however the batch was cut. C is charged; the margin covers the rounding, at most
-sqrt(d) 2^-21 C (0.0016 C for the 10.6 million parameters of all encoder layers), and the order of float operations.
+An engine (:mod:`clients.training.engines`) clips each unit's gradient over all parameters to C (1 - 2^-6) and sums a
+micro-batch in integer steps of 2^-30 C. Here those sums are added in int64, so that nothing depends on their order,
+and rounded once to the grid of 2^-20 C on which the noise lives. C is charged; the margin of 2^-6 C pays for
+
+- the two roundings, of the sum with and the sum without a unit: at most sqrt(d) 2^-20 C, 0.0031 C for the 10.6
+  million parameters of all encoder layers, and never more than half the margin (:data:`MAX_PARAMETERS`);
+- float32: norms, factors and products are wrong by about 2^-22 of themselves for each unit in the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.grad_sample import GradSampleHooks
 from torch import Tensor, nn
 
 from shared.tasks.text import Prepared
@@ -22,24 +25,73 @@ from shared.tasks.text import Prepared
 GRID_BITS = 20
 """Sums and noise live on a grid of 2^-20 times the clip."""
 
+SUM_BITS = 30
+"""Micro-batches are summed in steps of 2^-30 times the clip, so that rounding happens once, not once a micro-batch."""
+
 CLIP_MARGIN = 1 - 2.0**-6
 """Gradients are clipped to this part of the norm that is charged."""
+
+AUTOMATIC_STABILITY = 0.01
+"""What automatic clipping adds to a norm, so that a vanishing gradient is not blown up to the clip."""
+
+MAX_PARAMETERS = 1 << 26
+"""With more trained parameters the last rounding could use more than half of the clip's margin."""
 
 Loss = Callable[[nn.Module, Prepared], Tensor]
 """A loss of shape (batch,), one number a unit."""
 
 
-@contextmanager
-def per_unit_hooks(model: nn.Module) -> Iterator[GradSampleHooks]:
-    """Attach Opacus' hooks for the time of a training round and leave the model clean.
+@dataclass(frozen=True)
+class Clip:
+    """How far a unit's gradient may reach.
 
-    The model stays the caller's: it is not wrapped, and its modes are not changed.
+    Attributes:
+        max_grad_norm: the norm C that is charged, at least 1e-6 so that its square is an ordinary float32.
+        rule: ``flat`` shortens what is longer than C; ``automatic`` scales every unit by C / (norm + 0.01)
+            (Bu et al. 2023).
     """
-    hooks = GradSampleHooks(model, loss_reduction="sum")
-    try:
-        yield hooks
-    finally:
-        hooks.cleanup()
+
+    max_grad_norm: float
+    rule: Literal["flat", "automatic"] = "flat"
+
+    def factors(self, squares: Tensor) -> Tensor:
+        """Return what each unit's gradient is multiplied with, in steps of 2^-30 C.
+
+        Args:
+            squares: squared norms, shape (batch,), float32 or wider.
+
+        Returns:
+            Shape (batch,); 0 for a unit whose squared norm is NaN or infinite.
+        """
+        norms = squares.sqrt()
+        limit = CLIP_MARGIN * self.max_grad_norm
+        divisor = norms.clamp(min=limit) if self.rule == "flat" else norms + AUTOMATIC_STABILITY
+        return torch.where(squares.isfinite(), limit / divisor, 0) * (2.0**SUM_BITS / self.max_grad_norm)
+
+
+class ClippedSum(Protocol):
+    """What an engine attached to a model does with one micro-batch."""
+
+    def __call__(self, batch: Prepared, loss: Loss, clip: Clip) -> Tensor:
+        """Return the sum of the clipped gradients, in steps of 2^-30 C.
+
+        Args:
+            batch: at least one unit.
+            loss: returns shape (batch,).
+            clip: the norm that is charged and the rule.
+
+        Returns:
+            Shape (num_parameters,), dtype int64, on the model's device.
+
+        Raises:
+            RuntimeError: when a trained parameter has no gradient for each unit.
+
+        Guarantees:
+            - Each unit's part has L2 norm at most C (1 - 2^-6), up to float32.
+            - A unit whose gradient holds NaN or infinity, or whose norm overflows, counts as zero.
+            - The model is left without gradients and trains the same parameters as before.
+        """
+        ...
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -47,87 +99,49 @@ def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def per_unit_gradients(model: nn.Module, hooks: GradSampleHooks, batch: Prepared, loss: Loss) -> list[Tensor]:
-    """Return each unit's gradient of its own loss.
+def clipped_rows(gradients: list[Tensor], clip: Clip) -> Tensor:
+    """Clip each unit's gradient over all parameters, round it to steps of 2^-30 C and sum.
 
     Args:
-        model: with ``hooks`` attached.
-        hooks: from :func:`per_unit_hooks`.
-        batch: at least one unit.
-        loss: returns shape (batch,).
+        gradients: one tensor a trained parameter, shape (batch, *parameter.shape); overwritten.
+        clip: the norm that is charged and the rule.
 
     Returns:
-        One tensor a trained parameter, shape (batch, *parameter.shape).
-
-    Raises:
-        RuntimeError: when a trained parameter took no part in the loss.
-    """
-    loss(model, batch).sum().backward()  # type: ignore[no-untyped-call]  # torch does not annotate backward
-    parameters = trained_parameters(model)
-    gradients = [getattr(parameter, "grad_sample", None) for parameter in parameters]
-    hooks.set_grad_sample_to_none()
-    for parameter in parameters:
-        parameter.grad = None
-    if any(gradient is None for gradient in gradients):
-        raise RuntimeError("a trained parameter took no part in the loss")
-    return [gradient for gradient in gradients if gradient is not None]
-
-
-def clipped_grid_sum(gradients: list[Tensor], max_grad_norm: float) -> Tensor:
-    """Clip each unit's gradient over all parameters, round it to the grid and sum.
-
-    Args:
-        gradients: as :func:`per_unit_gradients` returns them; overwritten.
-        max_grad_norm: the norm C that is charged.
-
-    Returns:
-        Shape (num_parameters,), dtype int64, in steps of 2^-20 C.
-
-    Guarantees:
-        - Each unit's part has L2 norm at most C.
-        - A unit whose gradient holds NaN or infinity, or whose norm overflows, counts as zero.
+        Shape (num_parameters,), dtype int64. The sum is exact: a unit more adds its own integers and nothing else.
     """
     flat = [gradient.flatten(1) for gradient in gradients]
-    squares = torch.stack([torch.linalg.vector_norm(part, dim=1) for part in flat]).square().sum(0)
-    norms = squares.sqrt()
-    limit = CLIP_MARGIN * max_grad_norm
-    factors = torch.where(norms.isfinite(), limit / norms.clamp(min=limit), 0) * (2.0**GRID_BITS / max_grad_norm)
-    usable = norms.isfinite().unsqueeze(1)
+    factors = clip.factors(torch.stack([torch.linalg.vector_norm(part, dim=1) for part in flat]).square().sum(0))
+    unusable = (factors == 0).unsqueeze(1)
     sums = []
     for part in flat:
         # NaN times zero is NaN, so rows that count as zero are overwritten first.
-        part.masked_fill_(~usable, 0).mul_(factors.unsqueeze(1)).round_()
+        part.masked_fill_(unusable, 0).mul_(factors.unsqueeze(1)).round_()
         sums.append(part.sum(0, dtype=torch.float64).to(torch.int64))  # integers below 2^53: exact
     return torch.cat(sums)
 
 
 def summed_gradient(
-    model: nn.Module,
-    hooks: GradSampleHooks,
-    batch: Prepared,
-    *,
-    max_grad_norm: float,
-    physical_batch_size: int,
-    loss: Loss,
+    clipped_sum: ClippedSum, batch: Prepared, *, size: int, clip: Clip, physical_batch_size: int, loss: Loss
 ) -> NDArray[np.int64]:
     """Return the clipped sum over one logical batch, computed in micro-batches of similar length.
 
     Args:
-        model: with ``hooks`` attached.
-        hooks: from :func:`per_unit_hooks`.
+        clipped_sum: an engine attached to the model.
         batch: the sampled units, possibly none.
-        max_grad_norm: the norm C that is charged.
+        size: number of trained parameters.
+        clip: the norm that is charged and the rule.
         physical_batch_size: most units in one forward pass; changes speed and memory only.
         loss: returns shape (batch,).
 
     Returns:
-        Shape (num_parameters,), dtype int64, in steps of 2^-20 C; zeros for an empty batch.
+        Shape (size,), dtype int64, in steps of 2^-20 C; zeros for an empty batch.
     """
-    size = sum(parameter.numel() for parameter in trained_parameters(model))
     total = np.zeros(size, dtype=np.int64)
     order = np.argsort(batch.lengths, kind="stable").astype(np.int64)
     for start in range(0, len(batch), physical_batch_size):
         units = batch.take(order[start : start + physical_batch_size])
-        gradients = per_unit_gradients(model, hooks, units, loss)
-        total += clipped_grid_sum(gradients, max_grad_norm).cpu().numpy()
+        total += clipped_sum(units, loss, clip).cpu().numpy()
+    surplus = SUM_BITS - GRID_BITS
+    total += 1 << (surplus - 1)  # half a step, so that the shift rounds to the nearest
+    total >>= surplus
     return total

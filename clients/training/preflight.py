@@ -7,70 +7,76 @@ the clip, and the accounting is void. The checks see synthetic units only, so th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clients.training.clipping import Loss, per_unit_gradients, per_unit_hooks, trained_parameters
+from clients.training.clipping import MAX_PARAMETERS, SUM_BITS, Clip, ClippedSum, Loss, trained_parameters
+from clients.training.engines import CANDIDATES, Engine
 from shared.errors import ConfigError
 from shared.tasks.text import Prepared, export_vector, load_vector
-
-KNOWN_LAYERS = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.GroupNorm)
-"""Layers whose per-unit gradients the engine computes by a rule of their own."""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 TOLERANCE = 1e-4
-"""Largest relative difference between a unit's gradient in a batch and alone."""
+"""Largest difference between clipped gradients in a batch and alone, as a part of the clip."""
 
 SYNTHETIC_UNITS = 4
 
 
-def check_layers(model: nn.Module) -> None:
-    """Refuse layers that couple units or that the engine does not know.
-
-    Raises:
-        ConfigError: ``nothing-trainable``, ``batch-norm``, ``unknown-layer``, ``layer-in-eval-mode``.
-    """
-    if not trained_parameters(model):
-        raise ConfigError("nothing-trainable", "The model has no trainable parameter.")
-    for name, module in model.named_modules():
-        trained = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-        if _couples_units(module):
-            message = f"Layer {name} normalises over the batch; it is allowed only frozen and in eval mode."
-            raise ConfigError("batch-norm", message)
-        if trained and type(module) not in KNOWN_LAYERS:
-            message = f"Trainable layer {name} is a {type(module).__name__}, which has no per-unit gradient rule."
-            raise ConfigError("unknown-layer", message)
-        if trained and not module.training:
-            raise ConfigError("layer-in-eval-mode", f"Trainable layer {name} is in eval mode; train mode is needed.")
-
-
-def check_gradients(model: nn.Module, batch: Prepared, loss: Loss) -> None:
-    """Compare per-unit gradients of a batch with those of a loop over single units.
+def choose_engine(model: nn.Module, batch: Prepared, loss: Loss, requested: str = "auto") -> Engine:
+    """Return the first allowed engine that knows every trained layer and agrees with single units.
 
     The trained parameters are perturbed for the comparison and restored: at a zero-initialised head all encoder
     gradients vanish and would agree trivially.
 
     Args:
-        model: passed :func:`check_layers`.
+        model: on its device, in the modes in which it will be trained.
         batch: synthetic units, at least two.
         loss: returns shape (batch,).
+        requested: ``auto`` or an engine's name; see :data:`clients.training.engines.CANDIDATES`.
 
     Raises:
-        ConfigError: ``loss-not-per-unit``, ``units-coupled``, ``parameter-unused``.
+        ConfigError: ``nothing-trainable``, ``too-many-parameters``, ``batch-norm``, ``layer-in-eval-mode``,
+            ``loss-not-per-unit``; and from the last engine that was tried ``unknown-layer``, ``parameter-unused``,
+            ``units-coupled``.
     """
-    start = export_vector(model)
-    generator = np.random.default_rng(0)  # public: the point of comparison is no secret
-    load_vector(model, (start + 0.05 * generator.standard_normal(start.size)).astype(np.float32))
-    try:
+    check_model(model)
+    with _perturbed(model):
         _check_loss_shape(model, batch, loss)
-        together = _gradients_together(model, batch, loss)
-        for index in range(len(batch)):
-            alone = _gradient_alone(model, batch.take(np.array([index])), loss)
-            _compare(together[index], alone)
-    finally:
-        load_vector(model, start)
+        alone = [_gradient_alone(model, batch.take(np.array([index])), loss) for index in range(len(batch))]
+        *preferred, last = CANDIDATES[requested]
+        for engine in preferred:
+            try:
+                _check_engine(engine, model, batch, loss, alone)
+            except ConfigError:
+                continue  # the next one is held to the same checks
+            return engine
+        _check_engine(last, model, batch, loss, alone)
+        return last
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse a model that no engine may train.
+
+    Raises:
+        ConfigError: ``nothing-trainable``, ``too-many-parameters``, ``batch-norm``, ``layer-in-eval-mode``.
+    """
+    size = sum(parameter.numel() for parameter in trained_parameters(model))
+    if size == 0:
+        raise ConfigError("nothing-trainable", "The model has no trainable parameter.")
+    if size > MAX_PARAMETERS:
+        message = f"The model trains {size} parameters; the clip's margin covers the rounding of {MAX_PARAMETERS}."
+        raise ConfigError("too-many-parameters", message)
+    for name, module in model.named_modules():
+        if _couples_units(module):
+            message = f"Layer {name} normalises over the batch; it is allowed only frozen and in eval mode."
+            raise ConfigError("batch-norm", message)
+        if _trains(module) and not module.training:
+            raise ConfigError("layer-in-eval-mode", f"Trainable layer {name} is in eval mode; train mode is needed.")
 
 
 def synthetic_units(data: Prepared) -> Prepared:
@@ -95,12 +101,29 @@ def synthetic_units(data: Prepared) -> Prepared:
     return Prepared((ids, mask), labels.float(), lengths)
 
 
+def _trains(module: nn.Module) -> bool:
+    """Return whether a module has trained parameters of its own."""
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+
+
 def _couples_units(module: nn.Module) -> bool:
     """Return whether a layer's output for one unit depends on the others, or leaves a trace of them."""
     if isinstance(module, BATCH_NORMS):
         frozen = all(not parameter.requires_grad for parameter in module.parameters())
         return module.training or not frozen or module.running_mean is None
     return module.training and getattr(module, "running_mean", None) is not None
+
+
+@contextmanager
+def _perturbed(model: nn.Module) -> Iterator[None]:
+    """Move the trained parameters to a general point for a while."""
+    start = export_vector(model)
+    generator = np.random.default_rng(0)  # public: the point of comparison is no secret
+    load_vector(model, (start + 0.05 * generator.standard_normal(start.size)).astype(np.float32))
+    try:
+        yield
+    finally:
+        load_vector(model, start)
 
 
 def _check_loss_shape(model: nn.Module, batch: Prepared, loss: Loss) -> None:
@@ -111,27 +134,64 @@ def _check_loss_shape(model: nn.Module, batch: Prepared, loss: Loss) -> None:
         raise ConfigError("loss-not-per-unit", message)
 
 
-def _gradients_together(model: nn.Module, batch: Prepared, loss: Loss) -> Tensor:
-    """Return the engine's gradients, shape (batch, num_parameters)."""
-    with per_unit_hooks(model) as hooks:
-        try:
-            gradients = per_unit_gradients(model, hooks, batch, loss)
-        except (RuntimeError, ValueError, IndexError) as cause:
-            raise ConfigError("parameter-unused", "A trainable parameter has no gradient for each unit.") from cause
-    if any(len(gradient) != len(batch) for gradient in gradients):
-        raise ConfigError("units-coupled", "A trainable parameter has not one gradient for each unit.")
-    return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
-
-
 def _gradient_alone(model: nn.Module, unit: Prepared, loss: Loss) -> Tensor:
     """Return the ordinary gradient of a single unit, shape (num_parameters,)."""
-    parts = torch.autograd.grad(loss(model, unit).sum(), trained_parameters(model))
+    try:
+        parts = torch.autograd.grad(loss(model, unit).sum(), trained_parameters(model))
+    except RuntimeError as cause:
+        raise ConfigError("parameter-unused", "A trainable parameter takes no part in the loss.") from cause
     return torch.cat([part.flatten() for part in parts])
 
 
-def _compare(together: Tensor, alone: Tensor) -> None:
+def _check_engine(engine: Engine, model: nn.Module, batch: Prepared, loss: Loss, alone: list[Tensor]) -> None:
+    """Hold an engine's sums against the gradients of single units.
+
+    First each unit's loss by itself under a clip that it does not reach, which shows a gradient of another size or
+    direction; then all together under half of their median norm, which shows a wrong norm and rows that are taken for
+    another unit's.
+    """
+    for name, module in model.named_modules():
+        if _trains(module) and not engine.knows(module):
+            kind = type(module).__name__
+            message = f"Trainable layer {name} is a {kind}, for which the {engine.name} engine has no rule."
+            raise ConfigError("unknown-layer", message)
+    norms = [float(torch.linalg.vector_norm(gradient)) for gradient in alone]
+    with engine.attach(model) as clipped_sum:
+        for index, norm in enumerate(norms):
+            clip = Clip(max(2 * norm, TOLERANCE))
+            _compare(_sum(clipped_sum, batch, _only(loss, index), clip), _clipped(alone[index], clip), clip)
+        clip = Clip(max(float(np.median(norms)) / 2, TOLERANCE))
+        expected = torch.stack([_clipped(gradient, clip) for gradient in alone]).sum(0)
+        _compare(_sum(clipped_sum, batch, loss, clip), expected, clip)
+
+
+def _sum(clipped_sum: ClippedSum, batch: Prepared, loss: Loss, clip: Clip) -> Tensor:
+    """Return an engine's clipped sum, shape (num_parameters,), float64."""
+    try:
+        steps = clipped_sum(batch, loss, clip)
+    except (RuntimeError, ValueError, IndexError) as cause:
+        raise ConfigError("parameter-unused", "A trainable parameter has no gradient for each unit.") from cause
+    return steps.double() * (clip.max_grad_norm * 2.0**-SUM_BITS)
+
+
+def _only(loss: Loss, index: int) -> Loss:
+    """Return the loss with every unit's but one set to zero; the whole batch still takes part in the pass."""
+
+    def loss_of_one(model: nn.Module, batch: Prepared) -> Tensor:
+        losses = loss(model, batch)
+        return losses * torch.nn.functional.one_hot(torch.tensor(index, device=losses.device), len(losses))
+
+    return loss_of_one
+
+
+def _clipped(gradient: Tensor, clip: Clip) -> Tensor:
+    """Return a single unit's clipped gradient, float64."""
+    wide = gradient.double()
+    return wide * clip.factors(wide.square().sum()) * (clip.max_grad_norm * 2.0**-SUM_BITS)
+
+
+def _compare(together: Tensor, alone: Tensor, clip: Clip) -> None:
     """Refuse when a unit's gradient depends on its batch."""
-    difference = torch.linalg.vector_norm(together - alone)
-    if not difference <= TOLERANCE * torch.linalg.vector_norm(alone).clamp(min=TOLERANCE):
+    if not torch.linalg.vector_norm(together - alone) <= TOLERANCE * clip.max_grad_norm:
         message = "A unit's gradient differs between a batch and the unit alone; the model or its loss couples units."
         raise ConfigError("units-coupled", message)

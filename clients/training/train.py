@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from clients.training.clipping import GRID_BITS, per_unit_hooks, summed_gradient, trained_parameters
+from clients.training.clipping import GRID_BITS, Clip, ClippedSum, summed_gradient, trained_parameters
 from clients.training.noise import RandomSource, StepStream
-from clients.training.preflight import check_gradients, check_layers, synthetic_units
+from clients.training.preflight import choose_engine, synthetic_units
 from clients.training.sampling import poisson_sample
 from shared.errors import ConfigError, ProtocolError
 from shared.identity import DepartmentId
@@ -58,13 +58,15 @@ class DpUpdate:
     Attributes:
         delta: shape (layout.size,), float32, read-only.
         steps: noisy steps that were executed.
+        engine: what computed the clipped sums, ``bookkeeping`` or ``opacus``.
     """
 
     delta: Vector
     steps: int
+    engine: str
 
     def __repr__(self) -> str:
-        return f"DpUpdate({self.delta.size} coordinates, {self.steps} steps)"
+        return f"DpUpdate({self.delta.size} coordinates, {self.steps} steps, {self.engine})"
 
 
 def settings_of(plan: Plan, department: DepartmentId) -> TrainingSettings:
@@ -98,7 +100,7 @@ def train_round(
         data: the department's units with labels, possibly none.
         weights_dir: folder of the base model; not needed for ``hashed-words``.
         source: :class:`clients.training.noise.OsRandomSource` outside tests.
-        flags: device and micro-batch size; they change speed only.
+        flags: device, micro-batch size and engine; they change speed only.
         on_step: gets 1, 2, ... before that step draws or touches a unit.
 
     Returns:
@@ -124,16 +126,16 @@ def train_round(
     if trained_layout(model) != settings.layout:
         raise ProtocolError("layout-mismatch", "The plan's layout is not the one that its model spec gives here.")
     units = data.to(device)
-    check_layers(model)
-    check_gradients(model, synthetic_units(units), per_unit_loss)
     load_vector(model, parameters)
     with one_thread(when=settings.model.trainable == "head"):
-        _run_steps(model, settings, units, source=source, flags=flags, on_step=on_step)
+        engine = choose_engine(model, synthetic_units(units), per_unit_loss, flags.engine)
+        with engine.attach(model) as clipped_sum:
+            _run_steps(model, clipped_sum, settings, units, source=source, flags=flags, on_step=on_step)
     final = export_vector(model)
     settings.layout.check(final)
     delta = final - parameters
     delta.flags.writeable = False
-    return DpUpdate(delta=delta, steps=settings.privacy.steps)
+    return DpUpdate(delta=delta, steps=settings.privacy.steps, engine=engine.name)
 
 
 def noised_mean(
@@ -157,6 +159,7 @@ def noised_mean(
 
 def _run_steps(
     model: nn.Module,
+    clipped_sum: ClippedSum,
     settings: TrainingSettings,
     units: Prepared,
     *,
@@ -167,23 +170,22 @@ def _run_steps(
     """Run all noisy steps on a model that already holds the round's parameters."""
     privacy = settings.privacy
     optimizer = _optimizer(settings.optimizer, model)
-    with per_unit_hooks(model) as hooks:
-        for number in range(1, privacy.steps + 1):
-            if on_step is not None:
-                on_step(number)
-            stream = source.fork_step()
-            batch = units.take(poisson_sample(stream, len(units), privacy.sample_rate))
-            total = summed_gradient(
-                model,
-                hooks,
-                batch,
-                max_grad_norm=privacy.max_grad_norm,
-                physical_batch_size=flags.physical_batch_size,
-                loss=per_unit_loss,
-            )
-            _set_gradient(model, noised_mean(total, stream, privacy, settings.denominator))
-            optimizer.step()
-            optimizer.zero_grad()
+    for number in range(1, privacy.steps + 1):
+        if on_step is not None:
+            on_step(number)
+        stream = source.fork_step()
+        batch = units.take(poisson_sample(stream, len(units), privacy.sample_rate))
+        total = summed_gradient(
+            clipped_sum,
+            batch,
+            size=settings.layout.size,
+            clip=Clip(privacy.max_grad_norm, privacy.clipping),
+            physical_batch_size=flags.physical_batch_size,
+            loss=per_unit_loss,
+        )
+        _set_gradient(model, noised_mean(total, stream, privacy, settings.denominator))
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def _optimizer(spec: LocalOptimizer, model: nn.Module) -> torch.optim.Optimizer:

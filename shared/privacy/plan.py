@@ -26,7 +26,9 @@ class PrivacyParams(Record, frozen=True, kw_only=True):
     """One attempt's mechanism and the target of the whole run.
 
     ``noise_multiplier`` is the ratio of the noise's standard deviation to ``max_grad_norm``; ``steps`` are the
-    noisy steps of one round. ``budget`` is what all rounds and spare attempts together satisfy.
+    noisy steps of one round. ``clipping`` says how a unit's gradient is brought within ``max_grad_norm``: ``flat``
+    shortens longer ones, ``automatic`` scales all of them to it; the charge is the same. ``budget`` is what all rounds
+    and spare attempts together satisfy.
     """
 
     mechanism: Literal["poisson-dpsgd"] = "poisson-dpsgd"
@@ -36,6 +38,7 @@ class PrivacyParams(Record, frozen=True, kw_only=True):
     sample_rate: float
     steps: int
     max_grad_norm: float
+    clipping: Literal["flat", "automatic"] = "flat"
     noise_multiplier: float
     accountant: str = "dp-accounting 0.6 PLD"
 
@@ -44,14 +47,20 @@ class PrivacyParams(Record, frozen=True, kw_only=True):
             raise ValueError("`sample_rate` lies in (0, 1]")
         if self.steps < 1:
             raise ValueError("`steps` is at least 1")
-        if not 0 < self.max_grad_norm <= 1e6:
-            raise ValueError("`max_grad_norm` lies in (0, 1000000]")
+        if not 1e-6 <= self.max_grad_norm <= 1e6:
+            # Below, squares of norms vanish in float32 and nothing would be clipped.
+            raise ValueError("`max_grad_norm` lies in [0.000001, 1000000]")
         if not 0.3 <= self.noise_multiplier <= 1e6:
             raise ValueError("`noise_multiplier` lies in [0.3, 1000000]")
 
 
 class PerformanceFlags(Record, frozen=True, kw_only=True):
-    """Settings that change speed and must not change privacy."""
+    """Settings that change speed and must not change privacy.
+
+    ``engine`` is the way to clipped sums: ``auto`` takes book-keeping where it knows every trained layer and agrees
+    with single units, else Opacus; a name allows that engine only.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     physical_batch_size: int = 256
+    engine: Literal["auto", "opacus", "bookkeeping"] = "auto"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,31 +22,20 @@ def _cuts(start: int, stop: int, step: int) -> Iterator[slice]:
     return (slice(at, min(at + step, stop)) for at in range(start, stop, step))
 
 
-class VectorHash(Protocol):
-    """The hash of a masked vector, fed front to back."""
-
-    def update(self, data: memoryview, /) -> None:
-        """Take the next bytes."""
-
-    def digest(self) -> bytes:
-        """Return the hash of all bytes so far."""
-        ...
-
-
-def vector_hash() -> VectorHash:
+def vector_hash() -> hashlib._Hash:
     """Start the labelled SHA-256 of a masked vector's bytes, which the receipt signs."""
     return hashlib.sha256(context("masked-vector"))
 
 
-def add_hashed(total: RingVector, upload: memoryview, digest: VectorHash, *, first: bool) -> bytes:
+def add_hashed(total: RingVector, upload: memoryview, *, first: bool) -> bytes:
     """Add an upload to ``total`` in place and return its digest; to take a false one back, subtract it again.
 
     Args:
         total: shape (dimension,), dtype uint32.
         upload: 4 * dimension bytes, little-endian; need not be aligned.
-        digest: a fresh :func:`vector_hash`.
         first: overwrite what ``total`` holds instead of adding to it.
     """
+    digest = vector_hash()
     near = np.empty(CHUNK_WORDS, dtype=RING_DTYPE)
     for part in _cuts(0, total.size, CHUNK_WORDS):
         arrived = upload[4 * part.start : 4 * part.stop]
@@ -78,14 +66,20 @@ def mask_into(
     scratch = Scratch()
     added, taken = [KeyStream(key, scratch) for key in plus], [KeyStream(key, scratch) for key in minus]
     digest = vector_hash()
-    # One helper thread hashes what is finished while the next words are masked; it works in order.
-    hashed: list[Future[None]] = []
+
+    def mask(words: slice) -> memoryview:
+        for part in _cuts(words.start, words.stop, CHUNK_WORDS):
+            encoder.encode_into(out[part], vector[part])
+            _apply(out[part], added, taken)
+        return out[words].data
+
+    batches = list(_cuts(0, vector.size, _HASHED_WORDS))
+    if len(batches) == 1:  # nothing to mask meanwhile: a thread would not pay
+        digest.update(mask(batches[0]))
+        return digest.digest()
+    # One helper thread hashes a finished batch while the next one is masked; it works in order.
     with ThreadPoolExecutor(max_workers=1) as hashing:
-        for batch in _cuts(0, vector.size, _HASHED_WORDS):
-            for part in _cuts(batch.start, batch.stop, CHUNK_WORDS):
-                encoder.encode_into(out[part], vector[part])
-                _apply(out[part], added, taken)
-            hashed.append(hashing.submit(digest.update, out[batch].data))
+        hashed = [hashing.submit(digest.update, mask(batch)) for batch in batches]
     for finished in hashed:
         finished.result()  # words that could not be hashed must not go unnoticed
     return digest.digest()

@@ -25,7 +25,7 @@ from shared.messages import (
     SealRequest,
 )
 from shared.secagg.adverts import check_adverts, epoch_identifier, open_advert, open_seals
-from shared.secagg.masking import VectorHash, add_hashed, unmask_into, vector_hash
+from shared.secagg.masking import add_hashed, unmask_into
 from shared.secagg.receipts import (
     check_confirmation,
     check_envelope,
@@ -195,16 +195,11 @@ class RoundCollector:
 
     def _add(self, receipt: Receipt, vector: memoryview) -> None:
         """Hash and add an upload in one pass; one that is not what its sender signed is taken back, exactly."""
-        digest = add_hashed(self._total, vector, self._vector_hash(), first=not self._receipts)
-        if digest != receipt.vector_digest:
+        if add_hashed(self._total, vector, first=not self._receipts) != receipt.vector_digest:
             self._total -= np.frombuffer(vector, dtype=RING_DTYPE)
             raise ProtocolError(
                 "vector-digest-mismatch", f"The vector of {receipt.department} is not the one it signed."
             )
-
-    def _vector_hash(self) -> VectorHash:
-        """Start the hash of an upload; a step of its own, so that its cost can be told from the rest."""
-        return vector_hash()
 
     def check_commitments(self) -> None:
         """Compare both commitments of every pair of survivors; nothing has been revealed yet.

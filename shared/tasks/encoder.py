@@ -43,14 +43,14 @@ class MeanPoolEncoder(nn.Module):
     def __init__(self, config: EncoderConfig, *, trainable_layers: int = 0) -> None:
         super().__init__()
         settings = structs.asdict(config)
-        self.bert = BertModel(
+        bert = BertModel(
             BertConfig(**settings, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), add_pooling_layer=False
         )
+        self.embeddings, self.layer = bert.embeddings, bert.encoder.layer
         # Ids are always explicit here, and a default one that has no value must not be used by accident.
-        del self.bert.embeddings.position_ids, self.bert.embeddings.token_type_ids
-        self.first_trainable = config.num_hidden_layers - trainable_layers
-        self.bert.requires_grad_(requires_grad=False)
-        for layer in self.bert.encoder.layer[self.first_trainable :]:
+        del self.embeddings.position_ids, self.embeddings.token_type_ids
+        self.requires_grad_(requires_grad=False)
+        for layer in self.layer[config.num_hidden_layers - trainable_layers :]:
             layer.requires_grad_(requires_grad=True)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -62,13 +62,10 @@ class MeanPoolEncoder(nn.Module):
         """
         batch, tokens = input_ids.shape
         positions = torch.arange(tokens, device=input_ids.device).repeat(batch, 1)
-        hidden: Tensor = self.bert.embeddings(
+        hidden: Tensor = self.embeddings(
             input_ids=input_ids, token_type_ids=torch.zeros_like(input_ids), position_ids=positions
         )
-        for index, layer in enumerate(self.bert.encoder.layer):
-            if index == self.first_trainable and torch.is_grad_enabled():
-                # Backward hooks of the first trained layer fire only when its input asks for a gradient.
-                hidden = hidden.detach().requires_grad_()
+        for layer in self.layer:
             hidden = layer(hidden, attention_mask[:, None, None, :])
         weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
         mean = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
@@ -88,11 +85,12 @@ def load_encoder(spec: ModelSpec, weights_dir: Path, *, trainable_layers: int = 
     if hashlib.sha256(data).hexdigest() != spec.base_weights_sha256:
         raise ModelError("base-weights-mismatch", f"{path} does not have the SHA-256 that the plan states.")
     try:
-        tensors = {name: value for name, value in load(data).items() if not name.startswith(UNUSED_TENSORS)}
+        published = {name: value for name, value in load(data).items() if not name.startswith(UNUSED_TENSORS)}
+        tensors = {name.removeprefix("encoder."): value for name, value in published.items()}
         # Made without values, so that nothing is drawn from torch's global generator; the load is strict.
         with torch.device("meta"):
             encoder = MeanPoolEncoder(config, trainable_layers=trainable_layers)
-        encoder.to_empty(device="cpu").bert.load_state_dict(tensors)
+        encoder.to_empty(device="cpu").load_state_dict(tensors)
     except (SafetensorError, RuntimeError, ValueError) as cause:
         raise ModelError("base-weights-corrupt", f"{path} does not fit the encoder of its config.json.") from cause
     return encoder

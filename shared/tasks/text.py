@@ -22,6 +22,7 @@ from shared.parameters import Layout, TensorSpec, Vector
 from shared.plan import ModelSpec
 from shared.tasks.encoder_files import pad, read_config, tokenize
 from shared.tasks.features import BUCKETS, HASHED_WORDS_SHA256, FeatureCache, Features, feature_key, hashed_words
+from shared.tasks.lora import add_lora
 
 SCORE_BATCH = 256
 
@@ -75,15 +76,12 @@ class HeadClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits of shape (batch,) for features of shape (batch, width)."""
-        if torch.is_grad_enabled():
-            # Backward hooks fire only when the layer's input asks for a gradient.
-            features = features.detach().requires_grad_()
         logits: Tensor = self.head(FEATURE_LENGTH * features)
         return logits.squeeze(-1)
 
 
 class EncoderClassifier(nn.Module):
-    """An encoder with some trained layers and a zero-initialised linear head."""
+    """An encoder with some trained layers or adapters and a zero-initialised linear head."""
 
     def __init__(self, encoder: nn.Module, width: int) -> None:
         super().__init__()
@@ -105,7 +103,7 @@ def build(spec: ModelSpec, weights_dir: Path | None, device: torch.device) -> nn
         device: from :func:`shared.tasks.device.resolve_device`.
 
     Raises:
-        ConfigError: ``trainable-unsupported``, ``last-n``.
+        ConfigError: ``trainable-unsupported``, ``lora-rank``, ``last-n``.
         ModelError: ``base-weights-mismatch``, ``base-weights-corrupt``, ``encoder-config``.
         SetupError: ``base-weights-missing``.
     """
@@ -113,6 +111,8 @@ def build(spec: ModelSpec, weights_dir: Path | None, device: torch.device) -> nn
         return HeadClassifier(_feature_width(spec, weights_dir)).to(device).train()
     layers = _trainable_layers(spec, weights_dir)
     encoder = _encoder_module().load_encoder(spec, _required(weights_dir), trainable_layers=layers)
+    if spec.trainable == "lora":
+        add_lora(encoder.layer, spec.lora_rank)
     return EncoderClassifier(encoder, _feature_width(spec, weights_dir)).to(device).train()
 
 
@@ -120,7 +120,7 @@ def layout_of(spec: ModelSpec, weights_dir: Path | None) -> Layout:
     """Return the layout that the spec trains; reads shapes only, not the base weights.
 
     Raises:
-        ConfigError: ``trainable-unsupported``, ``last-n``.
+        ConfigError: ``trainable-unsupported``, ``lora-rank``, ``last-n``.
         ModelError: ``base-weights-mismatch``, ``encoder-config``.
         SetupError: ``base-weights-missing``.
     """
@@ -130,6 +130,8 @@ def layout_of(spec: ModelSpec, weights_dir: Path | None) -> Layout:
     layers = _trainable_layers(spec, weights_dir)
     with torch.device("meta"):
         encoder = _encoder_module().MeanPoolEncoder(read_config(_required(weights_dir)), trainable_layers=layers)
+        if spec.trainable == "lora":
+            add_lora(encoder.layer, spec.lora_rank)
         return trained_layout(EncoderClassifier(encoder, width))
 
 
@@ -190,7 +192,7 @@ def prepare(
 
     Raises:
         ValueError: when there is not one label a text, or a label is neither 0 nor 1.
-        ConfigError: ``trainable-unsupported``, ``max-tokens``.
+        ConfigError: ``trainable-unsupported``, ``lora-rank``, ``last-n``, ``max-tokens``.
         ModelError: ``base-weights-mismatch``, ``base-weights-corrupt``, ``encoder-config``, ``tokenizer-corrupt``,
             ``feature-cache-corrupt``.
         SetupError: ``base-weights-missing``.
@@ -297,13 +299,16 @@ def _feature_width(spec: ModelSpec, weights_dir: Path | None) -> int:
 
 
 def _trainable_layers(spec: ModelSpec, weights_dir: Path | None) -> int:
-    """Return how many of the last encoder layers are trained."""
+    """Return how many of the last encoder layers are trained as they are, adapters aside."""
     if spec.architecture == "hashed-words":
         message = 'Architecture "hashed-words" has no encoder to train; only `trainable = "head"` is allowed.'
         raise ConfigError("trainable-unsupported", message)
-    layers = read_config(_required(weights_dir)).num_hidden_layers
+    config = read_config(_required(weights_dir))
+    layers = config.num_hidden_layers
     if spec.trainable == "full":
         return layers
+    if spec.lora_rank > config.hidden_size:
+        raise ConfigError("lora-rank", f"`lora_rank` is {spec.lora_rank}, the encoder's width is {config.hidden_size}.")
     if spec.last_n > layers:
         raise ConfigError("last-n", f"`last_n` is {spec.last_n}, the encoder has {layers} layers.")
     return spec.last_n

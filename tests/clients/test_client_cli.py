@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from clients.binding import declaration_path
 from clients.cli import main
 from clients.config import open_journal
 from tests.clients.small_department import Office, found_office
@@ -112,6 +113,16 @@ def test_a_journal_in_use_is_one_sentence_and_exit_code_9(run: Run, office: Offi
         ended = run("budget", office.config)
     assert ended.code == 9
     assert ended.sentence.endswith("[journal-locked]")
+
+
+@pytest.mark.parametrize("place", ["/proc/journal.sqlite", "no-such-folder/journal.sqlite"])
+def test_a_disk_that_takes_no_journal_is_one_sentence_and_exit_code_9(run: Run, office: Office, place: str) -> None:
+    office.edit_config(journal=place)
+    ended = run("data", "check", office.binding, "--config", office.config)
+    assert ended.code == 9
+    assert "cannot be written" in ended.sentence
+    assert ended.sentence.endswith("[journal-unwritable]")
+    assert not declaration_path(office.binding).exists()
 
 
 def test_a_journal_that_was_never_written_is_one_sentence(run: Run, office: Office) -> None:

@@ -61,14 +61,20 @@ def test_p2_two_departments_never_share_an_epoch_key(liar: Liar) -> None:
 
 
 def test_p2_keys_swapped_by_a_new_roster_serial_are_refused(liar: Liar) -> None:
-    """Even by whoever holds the roster key: a changed key counts only once it was approved here."""
+    """Even by whoever holds the roster key: a changed key counts only once it was approved here.
+
+    The old key is out at once all the same, so the next honest round is on a newer roster of the office.
+    """
     members = liar.world.roster.members
     swapped = members | {PEER: IdentityKey.generate().public}
     liar.refused(VICTIM, liar.offer(roster=liar.sign_roster(swapped)), "roster-key-unapproved")
     exchanged = members | {PEER: members["transport"], "transport": members[PEER]}
-    liar.refused(VICTIM, liar.offer(roster=liar.sign_roster(exchanged)), "roster-key-unapproved")
+    liar.refused(VICTIM, liar.offer(roster=liar.sign_roster(exchanged)), "roster-contradicted")
+    liar.refused(VICTIM, liar.offer(roster=liar.sign_roster(exchanged, serial=3)), "roster-key-unapproved")
     everybody = {name: IdentityKey.generate().public for name in members}
     liar.refused(VICTIM, liar.offer(roster=liar.sign_roster(everybody, serial=99)), "roster-key-unapproved")
+    liar.refused(VICTIM, liar.offer(), "roster-rolled-back")
+    liar.use_roster(liar.sign_roster(members, serial=100))
     liar.honest_round(1)
 
 
@@ -108,8 +114,10 @@ def test_p2_sybil_departments_are_refused(liar: Liar) -> None:
     sybils = {name: IdentityKey.generate().public for name in ("sybil-1", "sybil-2", "sybil-3")}
     members, cohort = liar.world.roster.members, tuple(sorted([VICTIM, *sybils]))
     liar.refused(VICTIM, liar.offer(cohort=cohort), "cohort-foreign")
-    for crowd in (members | sybils, {VICTIM: members[VICTIM], **sybils}):
-        liar.refused(VICTIM, liar.offer(cohort=cohort, roster=liar.sign_roster(crowd)), "roster-key-unapproved")
+    for serial, crowd in enumerate((members | sybils, {VICTIM: members[VICTIM], **sybils}), start=2):
+        roster = liar.sign_roster(crowd, serial=serial)
+        liar.refused(VICTIM, liar.offer(cohort=cohort, roster=roster), "roster-key-unapproved")
+    liar.use_roster(liar.sign_roster(members, serial=4))
     liar.stand()
     liar.refused(VICTIM, liar.ask(1, participants=cohort), "participant-foreign")
     liar.honest_round(1)

@@ -168,17 +168,19 @@ def test_p2_oversized_messages_are_refused_unread(liar: Liar) -> None:
 
 def test_p2_oversized_parts_are_refused(liar: Liar) -> None:
     crowd = tuple(f"sybil-{number:06}" for number in range(100_000))
-    liar.refused(VICTIM, liar.offer(cohort=crowd), "cohort-foreign")
+    liar.refused(VICTIM, liar.offer(cohort=crowd), "message-malformed")
+    liar.refused(VICTIM, liar.offer(cohort=crowd[:1000]), "cohort-foreign")
     liar.stand()
-    liar.refused(VICTIM, liar.ask(1, participants=crowd), "participant-foreign")
+    liar.refused(VICTIM, liar.ask(1, participants=crowd), "message-malformed")
     liar.refused(VICTIM, liar.ask(1, model=bytes(10_000_000)), "vector-bytes")
     liar.upload(1, *FIRST_THREE)
-    liar.refused(VICTIM, liar.list_of(crowd), "survivor-foreign")
+    liar.refused(VICTIM, liar.list_of(crowd), "message-malformed")
+    liar.refused(VICTIM, liar.list_of(crowd[:1000]), "survivor-foreign")
     liar.confirm(FIRST_THREE)
     honest = liar.demand(VICTIM, FIRST_THREE)
     large = {name: bytes(10_000_000) for name in honest.envelopes}
-    liar.refused(VICTIM, replace(honest, envelopes=large), "envelope-mismatch")
-    liar.refused(VICTIM, replace(honest, receipts=dict.fromkeys(crowd, honest.receipts[VICTIM])), "receipts-incomplete")
+    liar.refused(VICTIM, replace(honest, envelopes=large), "message-malformed")
+    liar.refused(VICTIM, replace(honest, receipts=dict.fromkeys(crowd, honest.receipts[VICTIM])), "message-malformed")
     # A length that promises 4 GiB is refused before anything of that size is allocated.
     liar.refused(VICTIM, b"\xdd\xff\xff\xff\xff", "message-malformed")
     liar.refused(VICTIM, b"\x81\xa4type\xc6\xff\xff\xff\xff", "message-malformed")

@@ -304,8 +304,8 @@ def test_p2_a_replayed_round_is_refused(liar: Liar) -> None:
 
 def test_p2_a_round_beyond_the_plans_attempts_is_refused(liar: Liar) -> None:
     liar.stand()
-    for number in (-1, 0):
-        liar.refused(VICTIM, liar.ask(number), "round-not-new")
+    liar.refused(VICTIM, liar.ask(-1), "message-malformed")
+    liar.refused(VICTIM, liar.ask(0), "round-not-new")
     for number in (liar.plan.attempts + 1, 10_000):
         assert "R19" in liar.refused(VICTIM, liar.ask(number), "policy-refused").message
     for number in (10_001, 10**9, 2**62):

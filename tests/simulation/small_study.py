@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import tomli_w
 
-from simulation.scenario import ScenarioDepartment
+from simulation.progress import Silent
+from simulation.scenario import Scenario, ScenarioDepartment
+from simulation.summary import RunSummary
 from tests.city import FOUR, MESSAGES, lowered_policy, small_scenario
 
 Edit = Callable[[str], str]
@@ -31,3 +34,34 @@ def with_police_rows(folder: Path, edit: Edit, policy: Edit = lambda text: text)
     departments = small_scenario(folder).departments
     own = ScenarioDepartment(binding=str(folder / "police.toml"), policy=lowered_policy(folder, "police", policy))
     return {**departments, "police": own}
+
+
+class Notes(Silent):
+    """Remembers what a person would have seen."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.rounds: list[tuple[int, int]] = []
+        self.arms: list[tuple[int, str]] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+    def round_done(self, seed: int, round_number: int) -> None:
+        self.rounds.append((seed, round_number))
+
+    def arm_done(self, seed: int, arm: str) -> None:
+        self.arms.append((seed, arm))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study."""
+
+    scenario: Scenario
+    folder: Path
+    summary: RunSummary
+    notes: Notes
+
+    def world(self, seed: int = 1, attempt: int = 1) -> Path:
+        return self.folder / "worlds" / f"{seed:04d}-{attempt}"

@@ -1,6 +1,7 @@
 import datetime as dt
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -41,6 +42,7 @@ def settings(
     optimizer: LocalOptimizer | None = None,
     denominator: float = 20.0,
     noise_multiplier: float = 1.0,
+    clipping: Literal["flat", "automatic"] = "flat",
 ) -> TrainingSettings:
     privacy = PrivacyParams(
         budget=PrivacyBudget(epsilon=1, delta=1e-4),
@@ -48,6 +50,7 @@ def settings(
         steps=steps,
         max_grad_norm=0.1,
         noise_multiplier=noise_multiplier,
+        clipping=clipping,
     )
     return TrainingSettings(
         privacy=privacy,
@@ -61,6 +64,10 @@ def settings(
 def units(spec: ModelSpec = HASHED, weights: Path | None = None, repeats: int = 5) -> Prepared:
     labels = [1.0] * 4 * repeats + [0.0] * 4 * repeats
     return prepare(spec, ASKING * repeats + TELLING * repeats, labels, weights_dir=weights, device=CPU)
+
+
+def lora_of(full: ModelSpec) -> ModelSpec:
+    return msgspec.structs.replace(full, trainable="lora", lora_rank=2)
 
 
 def train(
@@ -100,9 +107,45 @@ def test_training_learns_the_task_when_noise_is_off() -> None:
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_every_exported_tensor_changes(weights: Path, full: ModelSpec, kind: str) -> None:
     optimizer = LocalOptimizer(kind=kind, learning_rate=0.01)  # type: ignore[arg-type]  # parametrised
-    chosen = settings(model=full, weights=weights, steps=2, optimizer=optimizer)
-    update = train(chosen, UnsafeSeededSource(2), weights=weights)
-    assert all(np.abs(tensor).max() > 0 for tensor in chosen.layout.unflatten(update.delta).values())
+    for spec in (full, lora_of(full)):
+        chosen = settings(model=spec, weights=weights, steps=2, optimizer=optimizer)
+        update = train(chosen, UnsafeSeededSource(2), weights=weights)
+        assert all(np.abs(tensor).max() > 0 for tensor in chosen.layout.unflatten(update.delta).values())
+
+
+def test_the_engine_changes_nothing_but_speed(weights: Path, full: ModelSpec) -> None:
+    for spec in (HASHED, full, lora_of(full)):
+        chosen = settings(model=spec, weights=weights, steps=4)
+        start = initial_parameters(spec, weights)
+        updates = {
+            name: train(
+                chosen,
+                UnsafeSeededSource(16),
+                weights=weights,
+                start=start,
+                flags=PerformanceFlags(device="cpu", engine=name),
+            )
+            for name in ("auto", "bookkeeping", "opacus")
+        }
+        assert [update.engine for update in updates.values()] == ["bookkeeping", "bookkeeping", "opacus"]
+        np.testing.assert_array_equal(updates["auto"].delta, updates["bookkeeping"].delta)
+        # Coins and noise are the same; the sums differ by float32 and the last rounding.
+        np.testing.assert_allclose(updates["opacus"].delta, updates["bookkeeping"].delta, atol=1e-5)
+
+
+def test_automatic_clipping_gives_every_unit_the_same_weight() -> None:
+    # Hashed words at a zero head: every unit's gradient is about 1.1 long, so it counts for 1.1 / (1.1 + 0.01) of 0.1.
+    one = units().take(np.array([0]))
+    flat, automatic = (
+        train(
+            settings(steps=1, sample_rate=1.0, denominator=1.0, clipping=rule),
+            UnsafeSeededSource(17, noise=False),
+            data=one,
+        ).delta
+        for rule in ("flat", "automatic")
+    )
+    norm = 0.5 * np.sqrt(FEATURE_LENGTH**2 + 1)
+    np.testing.assert_allclose(automatic, flat * norm / (norm + 0.01), atol=1e-6)
 
 
 def test_the_first_step_is_that_of_the_formula() -> None:
@@ -135,9 +178,9 @@ def test_noise_has_the_plans_scale_whatever_the_data() -> None:
     assert abs(float(noise.std()) / expected - 1) < 5 / np.sqrt(2 * 50_000)
 
 
-@pytest.mark.parametrize("which", ["head", "full"])
+@pytest.mark.parametrize("which", ["head", "lora", "full"])
 def test_one_unit_moves_a_noiseless_step_by_at_most_the_clip(weights: Path, full: ModelSpec, which: str) -> None:
-    spec = full if which == "full" else HASHED
+    spec = {"head": HASHED, "lora": lora_of(full), "full": full}[which]
     chosen = settings(model=spec, weights=weights, steps=1, sample_rate=1.0, denominator=1.0)
     start = initial_parameters(spec, weights)
     start += np.random.default_rng(6).standard_normal(start.size).astype(np.float32) * np.float32(0.05)
@@ -217,7 +260,7 @@ def test_steps_are_announced_before_they_draw() -> None:
 
 def test_an_update_is_read_only_and_prints_no_values() -> None:
     update = train(settings(), UnsafeSeededSource(14))
-    assert repr(update) == "DpUpdate(257 coordinates, 5 steps)"
+    assert repr(update) == "DpUpdate(257 coordinates, 5 steps, bookkeeping)"
     assert update.delta.dtype == np.float32
     with pytest.raises(ValueError):
         update.delta[0] = 0

@@ -58,7 +58,8 @@ def test_features_equal_mean_pooling_of_the_library_model_text_by_text(weights: 
     spec = spec_of(weights)
     config = BertConfig(**CONFIG, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     library = BertModel(config, add_pooling_layer=False)
-    library.load_state_dict(load_encoder(spec, weights).bert.state_dict())
+    ours = load_encoder(spec, weights).state_dict()
+    library.load_state_dict({("encoder." * name.startswith("layer.")) + name: value for name, value in ours.items()})
     features = encode_texts(spec, TEXTS, weights, CPU)
     for row, ids in zip(features, tokenize(spec, TEXTS, weights), strict=True):
         with torch.no_grad():

@@ -1,0 +1,133 @@
+"""A roster as this department's people look at it: whose keys count, whose do not, and how to approve one."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from clients.config import load_config, load_trust, open_journal
+from clients.memory import Memory
+from clients.records import KeyApproved
+from shared.codec import Record, decode
+from shared.errors import ConfigError
+from shared.identity import MAX_SIGNED_BYTES, DepartmentId, Roster, Signed, fingerprint
+from shared.journal import EntryKind
+from shared.roster import KeyState, key_states, open_roster
+
+_FINGERPRINT_DIGITS = 32
+
+
+class MemberView(Record, frozen=True, kw_only=True):
+    """One member of a roster; ``state`` is a :class:`~shared.roster.KeyState`."""
+
+    department: str
+    fingerprint: str
+    state: KeyState
+
+
+class RosterView(Record, frozen=True, kw_only=True):
+    """A roster and what this department thinks of its keys; ``missing`` has a key approved here and is not on it."""
+
+    city: str
+    serial: int
+    members: tuple[MemberView, ...]
+    missing: tuple[str, ...]
+
+
+def roster_view(config_path: Path, file: Path | None) -> RosterView:
+    """Judge a roster from a file, or the newest one that this node was shown.
+
+    Raises:
+        ConfigError: ``file-missing``, ``toml-syntax``, ``toml-content``, ``key-malformed``, ``roster-unknown``.
+        ProtocolError: the file is not a roster that counts here; see :func:`shared.roster.open_roster`.
+        JournalError: the journal is in use by a node, or does not verify.
+    """
+    with _opened(config_path, file) as (_, roster, pins):
+        return RosterView(
+            city=roster.city,
+            serial=roster.serial,
+            members=tuple(_member(roster, name, state) for name, state in key_states(roster, pins).items()),
+            missing=tuple(sorted(set(pins) - set(roster.members))),
+        )
+
+
+def roster_lines(view: RosterView) -> list[str]:
+    """Say what a roster holds."""
+    width = max(len(member.department) for member in view.members)
+    return [
+        f"Roster of {view.city}, serial {view.serial}:",
+        *(f"  {item.department:{width}}  {item.fingerprint}  {item.state}" for item in view.members),
+        *(f"  {name:{width}}  not on this roster" for name in view.missing),
+    ]
+
+
+def approve_keys(config_path: Path, words: Sequence[str], file: Path | None) -> tuple[MemberView, ...]:
+    """Approve keys of a roster by their fingerprints, durably.
+
+    Args:
+        config_path: this department's ``client.toml``.
+        words: the fingerprints as they were typed, with or without spaces.
+        file: the roster that lists the keys; None for the newest one that this node was shown.
+
+    Returns:
+        The approved members.
+
+    Raises:
+        ConfigError: ``fingerprint-malformed``, ``fingerprint-unknown``, and as :func:`roster_view`. Nothing is approved
+            unless everything can be.
+        ProtocolError: as :func:`roster_view`.
+        JournalError: as :func:`roster_view`.
+    """
+    wanted = _fingerprints(words)
+    with _opened(config_path, file) as (memory, roster, pins):
+        owners = {fingerprint(roster.members[name]): name for name in roster.ordered()}
+        for printed in wanted:
+            if printed not in owners:
+                raise ConfigError(
+                    "fingerprint-unknown", f"No key on roster serial {roster.serial} has the fingerprint {printed}."
+                )
+        names = [owners[printed] for printed in wanted]
+        for name in names:
+            if pins.get(name) != roster.members[name]:
+                approved = KeyApproved(department=name, key=roster.members[name], means="fingerprint")
+                memory.write(EntryKind.KEY, approved)
+        return tuple(_member(roster, name, KeyState.APPROVED) for name in names)
+
+
+def _member(roster: Roster, name: DepartmentId, state: KeyState) -> MemberView:
+    """One line of the view."""
+    return MemberView(department=name, fingerprint=fingerprint(roster.members[name]), state=state)
+
+
+def _fingerprints(words: Sequence[str]) -> list[str]:
+    """Read fingerprints of 32 hex digits each, however they are spaced."""
+    digits = "".join("".join(words).split()).lower()
+    if not digits or len(digits) % _FINGERPRINT_DIGITS or not re.fullmatch(r"[0-9a-f]+", digits):
+        raise ConfigError("fingerprint-malformed", "A fingerprint is 8 groups of 4 hex digits.")
+    groups = [digits[at : at + 4] for at in range(0, len(digits), 4)]
+    return [" ".join(groups[at : at + 8]) for at in range(0, len(groups), 8)]
+
+
+@contextmanager
+def _opened(config_path: Path, file: Path | None) -> Iterator[tuple[Memory, Roster, dict[DepartmentId, bytes]]]:
+    """Open the journal; yield what it remembers, the roster that is meant, and the keys that count now."""
+    trust = load_trust(load_config(config_path))
+    with open_journal(config_path) as journal:
+        memory = Memory(journal, lambda: dt.datetime.now(dt.UTC))
+        roster = memory.roster
+        if file is not None:
+            roster = open_roster(_read(file), roster_key=trust.roster_key, newest=memory.roster)
+        if roster is None:
+            raise ConfigError("roster-unknown", "No roster was shown to this node yet; name the file of one.")
+        yield memory, roster, trust.pins | memory.keys
+
+
+def _read(file: Path) -> Signed:
+    """Read a signed roster as it travels."""
+    try:
+        return decode(file.read_bytes(), Signed, max_bytes=2 * MAX_SIGNED_BYTES)
+    except OSError as cause:
+        raise ConfigError("file-missing", f"{file} cannot be read.") from cause
