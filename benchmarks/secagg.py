@@ -72,11 +72,13 @@ def targets(rows: Sequence[Row]) -> list[dict[str, object]]:
     four = [row.client_bytes - 4 * row.parameters for row in rows if (row.scheme, row.n) == ("cityfed", 4)]
     judge("bytes of an upload beyond 4 per parameter, n = 4", max(four), 2048, at_least=False)
     shares = [
-        row.max_error / (row.n * 2.0 ** -(fraction_bits(row.n, BOUND) + 1))
+        row.max_error / ((row.n - row.dropped) * 2.0 ** -(fraction_bits(row.n, BOUND) + 1))
         for row in rows
         if row.scheme == "cityfed" and row.max_error is not None
     ]
-    judge("largest coordinate error, as a share of n 2^-(f+1), all rows", max(shares), 1, at_least=False)
+    judge(
+        "largest coordinate error, as a share of n 2^-(f+1) with n who stayed, all rows", max(shares), 1, at_least=False
+    )
     return found
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from shared.codec import Record
-from shared.errors import ConfigError
+from shared.codec import Record, decode
+from shared.errors import ConfigError, JournalError
 from shared.journal import Head, JournalEntry
 
 
@@ -54,9 +54,13 @@ def read_receipts(path: Path, owner: str) -> tuple[Head, ...]:
 
 
 def view_entries(entries: Iterator[JournalEntry]) -> Iterator[EntryView]:
-    """Decode entries for a person."""
+    """Decode entries for a person.
+
+    Raises:
+        JournalError: ``message-malformed``, for an entry that this package did not write.
+    """
     for entry in entries:
-        body = msgspec.msgpack.decode(entry.body)
+        body = decode(entry.body, object, error=JournalError)
         yield EntryView(sequence=entry.sequence, time=entry.time, kind=entry.kind, body=_printable(body))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import rfc8785
@@ -76,15 +76,26 @@ def load_toml(text: str, record_type: type[T], *, where: str, error: type[CityFe
     Raises:
         CityFedError: of the family ``error``, with code ``toml-syntax`` or ``toml-content``.
     """
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as cause:
-        raise error("toml-syntax", f"{where} is not valid TOML: {cause}.") from cause
+    tree = parse_toml(text, where=where, error=error)
     try:
         return msgspec.convert(tree, type=record_type, strict=True)
     except msgspec.ValidationError as cause:
         sentence = str(cause).replace(" - at `$", " at `")
         raise error("toml-content", f"{where}: {sentence}.") from cause
+
+
+def parse_toml(text: str, *, where: str, error: type[CityFedError] = ConfigError) -> dict[str, Any]:
+    """Parse TOML text into plain data.
+
+    Raises:
+        CityFedError: of the family ``error``, with code ``toml-syntax``.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError as cause:
+        raise error("toml-syntax", f"{where} is not valid TOML: it is nested too deep.") from cause
+    except ValueError as cause:  # tomllib's own error is one; an integer of thousands of digits is another
+        raise error("toml-syntax", f"{where} is not valid TOML: {cause}.") from cause
 
 
 def canonical_json(value: object) -> bytes:

@@ -143,7 +143,7 @@ def storage_errors(path: Path, code: str = "journal-unwritable", verb: str = "wr
         yield
     except sqlite3.OperationalError as cause:
         raise JournalError(code, f"The journal {path} cannot be {verb}: {cause}.") from cause
-    except sqlite3.Error as cause:
+    except (sqlite3.Error, UnicodeDecodeError) as cause:  # the database's own message may be no text
         raise JournalError("journal-corrupt", f"The file {path} is not an intact journal: {cause}.") from cause
     except OSError as cause:
         raise JournalError(code, f"The journal {path} cannot be {verb}: {cause.strerror}.") from cause

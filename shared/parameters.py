@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from shared.codec import Record, encode, sha256
@@ -19,11 +21,17 @@ Vector = NDArray[np.float32]
 """A flat parameter or update vector, shape (layout.size,), dtype float32."""
 
 
+MAX_COORDINATES = 1 << 28
+"""Most coordinates of a layout: a vector of them is as long as the longest message."""
+
+Label = Annotated[str, Meta(max_length=200)]
+
+
 class TensorSpec(Record, frozen=True, kw_only=True):
     """Name and shape of one tensor."""
 
-    name: str
-    shape: tuple[int, ...]
+    name: Label
+    shape: Annotated[tuple[int, ...], Meta(max_length=8)]
 
     def __post_init__(self) -> None:
         if not self.name or any(dim < 1 for dim in self.shape):
@@ -38,7 +46,7 @@ class TensorSpec(Record, frozen=True, kw_only=True):
 class ExtraSpec(Record, frozen=True, kw_only=True):
     """One declared extra coordinate (protocol 4): its range, clip, noise; none leaves undeclared."""
 
-    name: str
+    name: Label
     scale: float
     max_abs: float
     noise_stddev: float
@@ -47,13 +55,15 @@ class ExtraSpec(Record, frozen=True, kw_only=True):
 class Layout(Record, frozen=True, kw_only=True):
     """The tensors of an update in order, then the declared extra coordinates."""
 
-    tensors: tuple[TensorSpec, ...]
-    extras: tuple[ExtraSpec, ...] = ()
+    tensors: Annotated[tuple[TensorSpec, ...], Meta(max_length=10_000)]
+    extras: Annotated[tuple[ExtraSpec, ...], Meta(max_length=1000)] = ()
 
     def __post_init__(self) -> None:
         names = [tensor.name for tensor in self.tensors] + [extra.name for extra in self.extras]
         if not self.tensors or len(set(names)) != len(names):
             raise ValueError("a layout has at least one tensor and no name twice")
+        if self.total_size > MAX_COORDINATES:
+            raise ValueError(f"a layout has at most {MAX_COORDINATES} coordinates")
 
     @property
     def size(self) -> int:

@@ -7,11 +7,13 @@ own package executes it (promise P4). Whatever the plan does not say cannot happ
 from __future__ import annotations
 
 import datetime as dt
-from typing import Literal
+from typing import Annotated, Literal
 
-from shared.codec import Record, encode, sha256
-from shared.identity import DepartmentId, Signed, open_signed
-from shared.parameters import Layout
+from msgspec import Meta
+
+from shared.codec import Number, Record, encode, sha256
+from shared.identity import ByDepartment, DepartmentId, Signed, open_signed
+from shared.parameters import Label, Layout
 from shared.privacy.plan import PrivacyParams
 
 PLAN_LABEL = "plan"
@@ -21,15 +23,15 @@ class TaskSpec(Record, frozen=True, kw_only=True):
     """What is learned: a task kind and the contract properties it reads."""
 
     kind: Literal["text-classification"] = "text-classification"
-    features: tuple[str, ...] = ("description",)
-    label: str = "request"
+    features: Annotated[tuple[Label, ...], Meta(max_length=100)] = ("description",)
+    label: Label = "request"
 
 
 class ModelSpec(Record, frozen=True, kw_only=True):
     """The architecture by name, its base weights by hash, and which part is trained."""
 
     architecture: Literal["minilm", "hashed-words"] = "minilm"
-    base_weights_sha256: str
+    base_weights_sha256: Label
     trainable: Literal["head", "lora", "last-n", "full"] = "head"
     last_n: int = 0
     lora_rank: int = 0
@@ -110,8 +112,8 @@ def default_aggregation(roster_size: int, *, bound: float) -> AggregationParams:
 class DatasetTerms(Record, frozen=True, kw_only=True):
     """What the plan fixes about one department: its contract, public size and public weight."""
 
-    contract_hash: str
-    public_size: int
+    contract_hash: Label
+    public_size: Number
     weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -123,18 +125,18 @@ class Plan(Record, frozen=True, kw_only=True):
     """One run, completely. Signed by the authority under the label ``plan``."""
 
     version: Literal[1] = 1
-    name: str
-    purpose: str
-    approval: int
+    name: Label
+    purpose: Label
+    approval: Number
     valid_from: dt.date
     valid_until: dt.date
-    package_digest: str
+    package_digest: Label
     task: TaskSpec
     model: ModelSpec
     layout: Layout
-    initial_model_sha256: str
-    datasets: dict[str, DatasetTerms]
-    roster_size: int
+    initial_model_sha256: Label
+    datasets: ByDepartment[DatasetTerms]
+    roster_size: Number
     privacy: PrivacyParams
     aggregation: AggregationParams
     rounds: int
@@ -143,8 +145,8 @@ class Plan(Record, frozen=True, kw_only=True):
     server_optimizer: ServerOptimizerSpec
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.spare_attempts < 0 or self.approval < 1:
-            raise ValueError("`rounds` and `approval` are at least 1, `spare_attempts` at least 0")
+        if not (1 <= self.rounds <= 10_000 and 0 <= self.spare_attempts <= 1000 and self.approval >= 1):
+            raise ValueError("`rounds` lies in 1..10000, `spare_attempts` in 0..1000, `approval` is at least 1")
         if not self.aggregation.min_contributors <= len(self.datasets) <= self.roster_size:
             raise ValueError("the cohort has at least `min_contributors` and at most `roster_size` departments")
         if self.layout.extras:

@@ -106,13 +106,16 @@ def audit(
     as_json: JsonOption = False,
 ) -> None:
     """Test whether the training code keeps the epsilon that its plan claims; no record takes part."""
+    from rich.console import Console
+
     from simulation.audit.command import audit_scenario
     from simulation.home import find_home
     from simulation.scenario import load_scenario
 
     loaded, _ = load_scenario(scenario, tuple(overrides or ()))
     target = out or Path("runs") / f"{loaded.name}-audit"
-    result = audit_scenario(loaded, home=find_home(), out=target, note=lambda line: tell(console(), line))
+    terminal = Console(stderr=True, quiet=True) if as_json else console()
+    result = audit_scenario(loaded, home=find_home(), out=target, note=lambda line: tell(terminal, line))
     if as_json:
         print_json(result)
     result.require_passed()

@@ -75,7 +75,7 @@ def _binding_tree(binding: Path) -> dict[str, dict[str, object]]:
     """Read a binding as plain TOML; its content is judged by ``data check`` later."""
     try:
         tree = tomllib.loads(binding.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as cause:
+    except (OSError, ValueError, RecursionError) as cause:
         raise ConfigError("binding-unreadable", f"{binding} is missing or not valid TOML.") from cause
     if not isinstance(tree.get("source"), dict) or "path" not in tree["source"]:
         raise ConfigError("binding-unreadable", f"{binding} names no `source.path`.")

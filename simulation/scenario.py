@@ -6,7 +6,6 @@ naming the key.
 
 from __future__ import annotations
 
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 import tomli_w
 
-from shared.codec import Record, load_toml, sha256
+from shared.codec import Record, load_toml, parse_toml, sha256
 from shared.errors import ConfigError
 from shared.identity import DEPARTMENT_NAME
 from shared.plan import LocalOptimizer, ModelSpec, ServerOptimizerSpec, TaskSpec
@@ -182,10 +181,7 @@ def _read(path: Path) -> str:
 
 def _override(text: str, overrides: tuple[str, ...], where: str) -> str:
     """Apply ``key=value`` pairs to the TOML tree; strict decoding afterwards names a wrong key."""
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as cause:
-        raise ConfigError("toml-syntax", f"{where} is not valid TOML: {cause}.") from cause
+    tree = parse_toml(text, where=where)
     for item in overrides:
         key, separator, value = item.partition("=")
         if not separator or not all(key.split(".")):
@@ -203,6 +199,6 @@ def _override(text: str, overrides: tuple[str, ...], where: str) -> str:
 def _toml_value(text: str) -> object:
     """Read a value in TOML notation; anything that is none is a string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}", where="The value")["value"]
+    except ConfigError:
         return text

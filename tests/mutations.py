@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -55,21 +55,28 @@ def mutate_bytes(data: bytes, random: Random) -> bytes:
 def mutate_tree(data: bytes, random: Random) -> bytes:
     """Change one to three places of a MessagePack message, seldom its bytes as well."""
     tree = msgspec.msgpack.decode(data)
+    if not isinstance(tree, dict | list):
+        return mutate_bytes(data, random)
     for _ in range(random.choice((1, 1, 1, 2, 3))):
-        places = list(_places(tree))
+        places = _places(tree)
         if not places:
             break
         _change(*random.choice(places), random, [parent[key] for parent, key in places])
-    mutated = msgspec.msgpack.encode(tree)
+    try:
+        mutated = msgspec.msgpack.encode(tree)
+    except (OverflowError, RecursionError):  # an integer that grew twice, lists that were nested twice
+        return mutate_bytes(data, random)
     return mutate_bytes(mutated, random) if random.randrange(8) == 0 else mutated
 
 
-def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place of a tree as container and key."""
-    keys = list(tree) if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
-    for key in keys:
-        yield tree, key
-        yield from _places(tree[key])
+def _places(tree: Any) -> list[tuple[Any, Any]]:
+    """Every place of a tree, as container and key; what is nested deeper than any message is left out."""
+    places, level = [], [tree]
+    for _ in range(8):
+        found = [(node, key) for node in level for key in (node if isinstance(node, dict) else range(len(node)))]
+        places += found
+        level = [node[key] for node, key in found if isinstance(node[key], dict | list)]
+    return places
 
 
 def _change(parent: Any, key: Any, random: Random, others: list[Any]) -> None:
@@ -80,13 +87,13 @@ def _change(parent: Any, key: Any, random: Random, others: list[Any]) -> None:
     elif kind == 1 and isinstance(parent, dict):
         parent[random.choice(("extra", "health", "sybil", "", "x" * 40, 7, b"k"))] = parent.pop(key)
     elif kind == 2 and isinstance(parent, list):
-        parent[key:key] = [parent[key]] * random.choice((1, 2, 1100))
+        parent[key:key] = [parent[key]] * random.choice((1, 1, 1, 2, 2, 1100))
     elif kind == 3:
         parent[key] = random.choice(ODD_VALUES)
     elif kind == 4:
         parent[key] = _copy(random.choice(others))
     elif kind == 5:
-        for _ in range(random.choice((1, 40, 200))):
+        for _ in range(random.choice((1, 1, 1, 40, 200))):
             parent[key] = [parent[key]]
     else:
         parent[key] = _change_value(parent[key], random)

@@ -29,7 +29,7 @@ def fraction_bits(participants: int, bound: float) -> int:
     Raises:
         ValueError: when the bound is not such a number, or no f in 0..99 fits.
     """
-    if participants < 1 or not (math.isfinite(bound) and bound > 0 and float(np.float32(bound)) == bound):
+    if participants < 1 or not (0 < bound < 2.0**127 and float(np.float32(bound)) == bound):
         raise ValueError("there is at least one participant, and the bound is a positive, exact float32")
     top, bottom = bound.as_integer_ratio()
     for bits in range(_MAX_FRACTION_BITS, -1, -1):

@@ -45,7 +45,7 @@ def read_config(weights_dir: Path) -> EncoderConfig:
     data = read_base_file(weights_dir / "config.json")
     try:
         return msgspec.json.decode(data, type=EncoderConfig)
-    except (msgspec.DecodeError, msgspec.ValidationError) as cause:
+    except ValueError as cause:  # of the form, of the contents, or no UTF-8
         raise ModelError("encoder-config", f"{weights_dir / 'config.json'} is not a BERT config: {cause}.") from cause
 
 

@@ -19,7 +19,7 @@ STANDARD_ERRORS = 5
 
 MAX_EPSILON = 1000.0
 
-_NORMAL = NormalDist()
+ONE_SIDED = NormalDist().inv_cdf(0.95)
 
 
 class Diagnostic(Record, frozen=True, kw_only=True):
@@ -59,7 +59,7 @@ def diagnose(run: CanaryRun, delta: float) -> Diagnostic:
     shift_error = math.sqrt(float(inside.var(ddof=1)) / inside.size + spread**2 / outside.size)
     noise, noise_error = spread / expected_spread, 1 / math.sqrt(2 * (outside.size - 1))
     contribution, contribution_error = shift / expected_shift, shift_error / expected_shift
-    low = (shift - _NORMAL.inv_cdf(0.95) * shift_error) / (spread * (1 + noise_error))
+    low = (shift - ONE_SIDED * shift_error) / (spread * (1 + noise_error))
     return Diagnostic(
         noise=noise,
         noise_error=noise_error,
@@ -93,6 +93,11 @@ def _delta_of(separation: float, epsilon: float) -> float:
     if separation <= 0:
         return 0.0
     reach = epsilon / separation
-    lost = _NORMAL.cdf(separation / 2 - reach)
-    tail = _NORMAL.cdf(-separation / 2 - reach)
+    lost = _below(separation / 2 - reach)
+    tail = _below(-separation / 2 - reach)
     return lost - math.exp(epsilon + math.log(tail)) if tail > 0 else lost
+
+
+def _below(value: float) -> float:
+    """Return the normal distribution function; by erfc, which keeps its digits in the lower tail."""
+    return 0.5 * math.erfc(-value / math.sqrt(2))

@@ -80,7 +80,7 @@ def write_audit(result: AuditResult, folder: Path) -> None:
     """Write the three files; older ones of the same names are replaced."""
     make_private_folder(folder)
     document = build_document(result)
-    write_whole(folder / JSON_FILE, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    write_whole(folder / JSON_FILE, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
     write_whole(folder / HTML_FILE, render_page(document).encode())
     write_whole(folder / MARKDOWN_FILE, render_markdown(document).encode())
 
@@ -111,14 +111,10 @@ def lines(result: AuditResult) -> tuple[str, ...]:
         f"lower bound {_bound(item)} (95 %), ceiling {figures_down(item.bound.ceiling)}: {item.verdict}"
         for item in result.claims
     ]
-    moves = [
-        f"sensitivity, engine {item.engine}: {item.move:.4f} of 1 clip, coupling {item.coupling:.1e}"
-        for item in result.sensitivity
-    ]
-    inversion = result.inversion
+    move, inversion = result.sensitivity, result.inversion
     return (
         *claims,
-        *moves,
+        f"sensitivity, engine {move.engine}: {move.move:.4f} of 1 clip, coupling {move.coupling:.1e}",
         f"inversion: cosine {inversion.unprotected:.2f} unprotected, {inversion.protected:.2f} from noised sums",
     )
 
@@ -201,19 +197,19 @@ def _diagnostic_blocks(result: AuditResult) -> tuple[Paragraph | Table, ...]:
 
 
 def _sensitivity_blocks(result: AuditResult) -> tuple[Paragraph | Table, ...]:
-    """Return the largest moves."""
+    """Return the largest move."""
+    found = result.sensitivity
     table = Table(
         caption=f"Largest move by one record; trained part: {result.trainable}",
         header=("Engine", "Largest move over clip", "Coupling over clip", "Pairs compared", "Verdict"),
-        rows=tuple(
+        rows=(
             (
-                item.engine,
-                f"{item.move:.4f}",
-                f"{item.coupling:.1e}",
-                figures.count(item.comparisons),
-                "holds" if item.bounded and item.uncoupled else "does not hold",
-            )
-            for item in result.sensitivity
+                found.engine,
+                f"{found.move:.4f}",
+                f"{found.coupling:.1e}",
+                figures.count(found.comparisons),
+                "holds" if found.bounded and found.uncoupled else "does not hold",
+            ),
         ),
     )
     return (Paragraph(text=SENSITIVITY_MEANING.format(tolerance=TOLERANCE)), table)

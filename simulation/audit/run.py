@@ -75,7 +75,7 @@ class AuditResult(Record, frozen=True, kw_only=True):
     trainable: str
     canaries: int
     claims: tuple[ClaimResult, ...]
-    sensitivity: tuple[Sensitivity, ...]
+    sensitivity: Sensitivity
     inversion: Inversion
     failures: tuple[Failure, ...]
     started: dt.datetime
@@ -206,15 +206,14 @@ def claim_failures(results: Iterable[ClaimResult]) -> tuple[Failure, ...]:
     return (*refuted, *deviating)
 
 
-def _sensitivity_failures(results: Iterable[Sensitivity]) -> Iterator[Failure]:
+def _sensitivity_failures(found: Sensitivity) -> Iterator[Failure]:
     """Yield what one unit did to a step and must not do."""
-    for item in results:
-        if not item.bounded:
-            text = f"With engine {item.engine} one unit moved a step by {item.move:.4f} times the clip."
-            yield Failure(code="sensitivity-exceeded", text=text)
-        if not item.uncoupled:
-            text = f"With engine {item.engine} one unit changed the others' part by {item.coupling:.4f} times the clip."
-            yield Failure(code="units-coupled", text=text)
+    if not found.bounded:
+        text = f"With engine {found.engine} one unit moved a step by {found.move:.4f} times the clip."
+        yield Failure(code="sensitivity-exceeded", text=text)
+    if not found.uncoupled:
+        text = f"With engine {found.engine} one unit changed the others' part by {found.coupling:.4f} times the clip."
+        yield Failure(code="units-coupled", text=text)
 
 
 def _inversion_failures(inversion: Inversion) -> tuple[Failure, ...]:

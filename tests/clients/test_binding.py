@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import shared.contracts.contract
 from clients.binding import (
     Declaration,
     binding_digest,
@@ -72,7 +73,7 @@ def test_paths_are_relative_to_the_bindings_folder(tmp_path: Path) -> None:
 def test_a_binding_may_name_a_contract_file(tmp_path: Path) -> None:
     path = bind(tmp_path, BINDING.replace('"transport"', '"own.odcs.yaml"'))
     assert "own.odcs.yaml" in refusal(path).message
-    packaged = Path(packaged_contract.__code__.co_filename).parent / "health" / "report-1.0.0.odcs.yaml"
+    packaged = Path(shared.contracts.contract.__file__).parent / "health" / "report-1.0.0.odcs.yaml"
     (tmp_path / "own.odcs.yaml").write_text(packaged.read_text("utf-8"), encoding="utf-8")
     assert check_binding(path, now=NOW).contract_hash == agreement_hash(packaged_contract("health"))
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -124,6 +125,7 @@ class Liar:
         self._folder = folder
         self.journals: dict[str, Journal] = {}
         self.participants: dict[str, Participant] = {}
+        self.seeds: dict[str, int] = {}
         for name in self.names:
             shutil.copy(self.world.folder / name / "journal.sqlite", folder / f"{name}.sqlite")
             self._start(name)
@@ -132,7 +134,8 @@ class Liar:
         department = self.world.departments[DepartmentId(name)]
         self.journals[name] = Journal.open(self._folder / f"{name}.sqlite", owner=name)
         # Each life draws other coins and noise, as fresh randomness would.
-        source = UnsafeSeededSource(self.journals[name].head.sequence + 1000 * sum(name.encode()))
+        self.seeds[name] = self.journals[name].head.sequence + 1000 * sum(name.encode())
+        source = UnsafeSeededSource(self.seeds[name])
         self.participants[name] = Participant(department, journal=self.journals[name], source=source, clock=now)
 
     def close(self) -> None:
@@ -308,12 +311,12 @@ class Liar:
                 approved = Approved(digest=digest, person=person, role=role, author=False)
                 participant.memory.write(EntryKind.APPROVAL, approved)
 
-    def honest_round(self, number: int) -> RoundResult:
-        """Let an honest coordinator run a round with the same departments; everybody must be in its sum."""
-        watcher = Watcher()
+    @contextmanager
+    def coordinator(self, watcher: Watcher) -> Iterator[Coordinator]:
+        """An honest coordinator over the same departments."""
         peers = {DepartmentId(name): participant.handle for name, participant in self.participants.items()}
-        with Journal.open(self._folder / f"authority-{number}-{self.epoch}.sqlite", owner=OWNER) as journal:
-            coordinator = Coordinator(
+        with Journal.open(self._folder / f"authority-{self.epoch}.sqlite", owner=OWNER) as journal:
+            yield Coordinator(
                 plan=self.plan,
                 signed_plan=self.world.signed_plan,
                 roster=self.world.roster,
@@ -325,6 +328,11 @@ class Liar:
                 observer=watcher,
                 _epoch_number=self.epoch,
             )
+
+    def honest_round(self, number: int) -> RoundResult:
+        """Let an honest coordinator run a round with the same departments; everybody must be in its sum."""
+        watcher = Watcher()
+        with self.coordinator(watcher) as coordinator:
             result = coordinator.run_round(number, self.town.initial, final=False)
         assert watcher.gone == []
         assert result.survivors == self.names

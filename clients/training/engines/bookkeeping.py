@@ -104,13 +104,22 @@ class Books:
         # A parameter that two layers share would have two parts, whose norms do not simply add.
         if not len(pairs) == len(sums) == len(parameters):
             raise RuntimeError("a trained parameter has no gradient for each unit")
-        return torch.cat([sums[parameter].flatten().round_().to(torch.int64) for parameter in parameters])
+        return _in_layout_order(sums, parameters)
 
     def _parts(self, units: int) -> list[Part]:
         """Return what each trained layer adds to norms and sums, and close the books."""
         calls, self._calls = self._calls, {}
         reuse = Reuse()
         return [part for layer, uses in calls.items() for part in _layer_parts(layer, uses, units, reuse)]
+
+
+def _in_layout_order(sums: dict[Tensor, Tensor], parameters: list[nn.Parameter]) -> Tensor:
+    """Round each parameter's sum to integers and write it to its place; shape (num_parameters,), int64."""
+    sizes = [parameter.numel() for parameter in parameters]
+    total = torch.empty(sum(sizes), dtype=torch.int64, device=parameters[0].device)
+    for place, parameter in zip(total.split(sizes), parameters, strict=True):
+        place.copy_(sums[parameter].flatten().round_())
+    return total
 
 
 def _tell(output: Tensor, call: Call) -> None:

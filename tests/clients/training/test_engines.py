@@ -185,7 +185,8 @@ def test_terms_that_cancel_do_not_escape_the_clip(engine: Engine, rows: int, com
     readout = numbers(64, seed=5) / 8
 
     def loss(model: nn.Module, batch: Prepared) -> Tensor:
-        return (model(batch.inputs[0]) * sign * readout).sum((1, 2))
+        output: Tensor = model(batch.inputs[0])
+        return (output * sign * readout).sum((1, 2))
 
     model = set_parameters(nn.Linear(64, 64))
     units = Prepared((inputs,), torch.zeros(8), np.ones(8, dtype=np.int64))
