@@ -6,9 +6,14 @@ Names that start with `Unsafe` may use one: they say so.
 from __future__ import annotations
 
 import ast
+import inspect
+import os
 from pathlib import Path
 
 import pytest
+
+from shared.secagg.epoch import open_epoch
+from shared.secagg.round import KeyedRound
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
@@ -21,7 +26,23 @@ PUBLIC_SEEDS = {"clients/training/preflight.py": "synthetic units and a comparis
 FORBIDDEN = ("random", "numpy.random", "torch.random", "torch.manual_seed", "torch.seed", "torch.cuda.manual_seed")
 NEED_A_GENERATOR = {
     f"torch.{name}"
-    for name in ("bernoulli", "multinomial", "normal", "poisson", "rand", "randint", "randn", "randperm")
+    for name in (
+        "bernoulli",
+        "multinomial",
+        "normal",
+        "poisson",
+        "rand",
+        "rand_like",
+        "randint",
+        "randint_like",
+        "randn",
+        "randn_like",
+        "randperm",
+    )
+}
+IN_PLACE = {
+    f"{name}_"
+    for name in ("bernoulli", "cauchy", "exponential", "geometric", "log_normal", "normal", "random", "uniform")
 }
 
 
@@ -58,8 +79,10 @@ class Scanner(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         name = self.dotted(node.func)
-        if name in NEED_A_GENERATOR and not any(keyword.arg == "generator" for keyword in node.keywords):
-            self.found.append(f"{node.lineno}: {name} without a generator")
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        draws = name in NEED_A_GENERATOR or method in IN_PLACE
+        if draws and not any(keyword.arg == "generator" for keyword in node.keywords):
+            self.found.append(f"{node.lineno}: {name or method} without a generator")
         self.generic_visit(node)
 
     def dotted(self, node: ast.expr) -> str:
@@ -99,6 +122,9 @@ def test_production_code_uses_no_seeded_or_global_generator(path: Path) -> None:
         "import numpy\nnumpy.random.seed(1)",
         "import torch\ntorch.manual_seed(1)",
         "import torch\ntorch.randn(3)",
+        "import torch\ntorch.randn_like(x)",
+        "import torch\ntorch.empty(3).normal_()",
+        "weights.uniform_(-1, 1)",
         "from torch import randn as noise\nnoise(3)",
         "def train():\n    import torch\n    torch.normal(0.0, 1.0, (3,))",
     ],
@@ -112,8 +138,46 @@ def test_the_scan_finds_an_unsafe_generator(source: str) -> None:
     [
         "import secrets\nsecrets.token_bytes(32)",
         "import torch\ntorch.randn(3, generator=source)",
+        "weights.normal_(generator=source)",
         "class UnsafeNoise:\n    def draw(self):\n        import numpy as np\n        return np.random.default_rng(0)",
     ],
 )
 def test_the_scan_accepts_the_operating_system_an_injected_generator_and_an_unsafe_name(source: str) -> None:
     assert unsafe_uses(source) == []
+
+
+# --- near masks and noise ----------------------------------------------------------------------------------
+
+MASKS = sorted([*(ROOT / "shared" / "crypto").glob("*.py"), *(ROOT / "shared" / "secagg").glob("*.py")])
+
+
+def test_masks_and_keys_know_no_generator_of_numpy_or_torch() -> None:
+    """Not even an injected one: numpy adds and subtracts there, torch is not imported at all."""
+    for path in MASKS:
+        names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        imported = {
+            alias.name.partition(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        assert not {"random", "default_rng", "Generator", "RandomState"} & names, path
+        assert not {"random", "torch"} & imported, path
+
+
+def test_production_takes_its_entropy_from_the_operating_system() -> None:
+    assert inspect.signature(open_epoch).parameters["entropy"].default is os.urandom
+    assert KeyedRound.__dataclass_fields__["_entropy"].default is os.urandom
+
+
+def foreign_entropy(source: str) -> list[int]:
+    """Lines that choose an entropy source instead of handing on their own."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    given = [(call.lineno, item.value) for call in calls for item in call.keywords if item.arg == "entropy"]
+    return [line for line, value in given if ast.unparse(value) not in ("entropy", "self._entropy")]
+
+
+def test_only_tests_choose_another_source_of_entropy() -> None:
+    for path in [*SOURCES, *(ROOT / "simulation").rglob("*.py")]:
+        assert foreign_entropy(path.read_text()) == [], path
+    assert foreign_entropy("open_epoch(context, key, entropy=zeros)") == [1]

@@ -13,10 +13,9 @@ import pytest
 
 from clients.training.clipping import CLIP_MARGIN
 from clients.training.noise import OsRandomSource, RandomSource, UnsafeSeededSource
-from server.plans import calibrated_privacy
 from shared.errors import AuditError
 from shared.plan import ModelSpec
-from shared.privacy.plan import PerformanceFlags, PrivacyBudget
+from shared.privacy.plan import PerformanceFlags, PrivacyBudget, PrivacyParams
 from shared.tasks.features import HASHED_WORDS_SHA256
 from simulation.audit.bound import Bound
 from simulation.audit.canaries import CANARIES, run_canaries
@@ -45,11 +44,20 @@ CPU = PerformanceFlags(device="cpu")
 HASHED = ModelSpec(architecture="hashed-words", base_weights_sha256=HASHED_WORDS_SHA256)
 
 
-def plan_claim(epsilon: float, steps: int = 60) -> Claim:
-    privacy = calibrated_privacy(
-        PrivacyBudget(epsilon=epsilon, delta=1e-4), sample_rate=0.1, steps=steps, attempts=1, max_grad_norm=0.1
+STEPS = 100
+NOISE_MULTIPLIERS = {1.0: 3.38, 3.0: 1.4948, 8.0: 0.8616}
+"""Calibrated by the accountant: 100 steps at sampling rate 0.1 and delta 1e-4 keep each epsilon."""
+
+
+def plan_claim(epsilon: float) -> Claim:
+    privacy = PrivacyParams(
+        budget=PrivacyBudget(epsilon=epsilon, delta=1e-4),
+        sample_rate=0.1,
+        steps=STEPS,
+        max_grad_norm=0.1,
+        noise_multiplier=NOISE_MULTIPLIERS[epsilon],
     )
-    return Claim(name="plan", privacy=privacy, steps=steps)
+    return Claim(name="plan", privacy=privacy, steps=STEPS)
 
 
 def audited(claim: Claim, source: RandomSource, seed: int = 1) -> ClaimResult:
@@ -61,10 +69,10 @@ def failed_with(result: ClaimResult) -> set[str]:
 
 
 def small_audit(source: RandomSource | None = None, **changes: object) -> AuditResult:
-    """Audit with a plan of 20 steps, so that the reference claim takes the time."""
+    """Audit with a short plan."""
     overrides = ("model.architecture=hashed-words", "rounds=1", "spare_attempts=0", "performance.device=cpu")
     scenario: Scenario = load_scenario("emergency-triage", overrides)[0]
-    privacy = plan_claim(1.0, steps=20).privacy
+    privacy = plan_claim(1.0).privacy
     chosen = UnsafeSeededSource(7) if source is None else source
     return run_audit(
         scenario,
@@ -178,7 +186,7 @@ def test_no_bound_is_printed_as_none_and_not_informative(passed: AuditResult) ->
 
 @pytest.mark.parametrize("max_grad_norm", [1e-6, 0.1, 1e6])
 def test_each_canary_adds_one_clip_to_its_own_coordinate_in_each_step_that_samples_it(max_grad_norm: float) -> None:
-    privacy = msgspec.structs.replace(plan_claim(1.0, steps=20).privacy, sample_rate=1.0, max_grad_norm=max_grad_norm)
+    privacy = msgspec.structs.replace(plan_claim(1.0).privacy, sample_rate=1.0, max_grad_norm=max_grad_norm)
     run = run_canaries(
         privacy, steps=20, source=UnsafeSeededSource(10, noise=False), membership=unsafe_membership(10), flags=CPU
     )
@@ -188,7 +196,7 @@ def test_each_canary_adds_one_clip_to_its_own_coordinate_in_each_step_that_sampl
 
 
 def test_canaries_are_drawn_afresh_and_by_a_fair_coin() -> None:
-    privacy = msgspec.structs.replace(plan_claim(1.0, steps=20).privacy, sample_rate=1.0)
+    privacy = msgspec.structs.replace(plan_claim(1.0).privacy, sample_rate=1.0)
     first, second = (
         run_canaries(
             privacy,
