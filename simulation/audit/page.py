@@ -12,7 +12,7 @@ from simulation.audit.run import AuditResult, ClaimResult, Verdict
 from simulation.audit.sensitivity import TOLERANCE
 from simulation.home import make_private_folder
 from simulation.report import figures
-from simulation.report.document import Definitions, Document, Items, Paragraph, Section, Table, Tile
+from simulation.report.document import Document, Items, Paragraph, Section, Table, Tile
 from simulation.report.markdown import render_markdown
 from simulation.report.page import render_page
 from simulation.summary import write_whole
@@ -20,6 +20,8 @@ from simulation.summary import write_whole
 JSON_FILE = "audit.json"
 HTML_FILE = "audit.html"
 MARKDOWN_FILE = "audit.md"
+
+PLAN_WORDS = {"reference": "reference plan", "plan": "scenario's plan"}
 
 VERDICT_MEANING: dict[Verdict, str] = {
     "exceeded": "The run refutes the claim: the code protects less than its accountant says.",
@@ -133,16 +135,16 @@ def _tile(result: ClaimResult) -> Tile:
     """Return the answer for one claim."""
     claim = result.claim
     return Tile(
-        question=f"Does the {claim.name} keep epsilon {claim.epsilon:g}?",
+        question=f"Does the {PLAN_WORDS[claim.name]} keep epsilon {claim.epsilon:g}?",
         answer=result.verdict.capitalize(),
         meaning=VERDICT_MEANING[result.verdict],
     )
 
 
-def _bound_blocks(result: AuditResult) -> tuple[Paragraph | Table | Definitions, ...]:
+def _bound_blocks(result: AuditResult) -> tuple[Paragraph | Table, ...]:
     """Return method, bounds and the plans behind them."""
     bounds = Table(
-        caption=f"Lower bounds with {CONFIDENCE:.0%} confidence",
+        caption=f"Lower bounds with {100 * CONFIDENCE:g} % confidence",
         header=("Claim", "Epsilon claimed", "Lower bound", "Ceiling", "Guesses", "Right", "Verdict"),
         rows=tuple(
             (

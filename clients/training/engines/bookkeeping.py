@@ -117,7 +117,7 @@ def _in_layout_order(sums: dict[Tensor, Tensor], parameters: list[nn.Parameter])
     """Round each parameter's sum to integers and write it to its place; shape (num_parameters,), int64."""
     sizes = [parameter.numel() for parameter in parameters]
     total = torch.empty(sum(sizes), dtype=torch.int64, device=parameters[0].device)
-    for place, parameter in zip(total.split(sizes), parameters, strict=True):
+    for place, parameter in zip(torch.split(total, sizes), parameters, strict=True):
         place.copy_(sums[parameter].flatten().round_())
     return total
 
