@@ -87,7 +87,8 @@ def _change(parent: Any, key: Any, random: Random, others: list[Any]) -> None:
     elif kind == 1 and isinstance(parent, dict):
         parent[random.choice(("extra", "health", "sybil", "", "x" * 40, 7, b"k"))] = parent.pop(key)
     elif kind == 2 and isinstance(parent, list):
-        parent[key:key] = [parent[key]] * random.choice((1, 1, 1, 2, 2, 1100))
+        many = 1100 if isinstance(parent[key], str | int) else 3  # long things many times would fill the memory
+        parent[key:key] = [parent[key]] * random.choice((1, 1, 1, 2, many))
     elif kind == 3:
         parent[key] = random.choice(ODD_VALUES)
     elif kind == 4:

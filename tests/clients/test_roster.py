@@ -103,13 +103,13 @@ def test_p2_a_key_that_the_old_one_vouches_for_counts_from_then_on(liar: Liar) -
 def test_p2_a_removed_member_is_out_at_once(liar: Liar) -> None:
     """Of the live epoch, of every cohort, and for whoever still shows the older roster; also after a restart."""
     others = tuple(name for name in liar.names if name != PEER)
-    liar.stand()
+    live = liar.stand().epoch
     parks = IdentityKey.generate().public
     approve(liar, VICTIM, "parks", parks)
     exchanged = {name: key for name, key in members(liar, parks=parks).items() if name != PEER}
     roster = liar.sign_roster(exchanged)
     liar.refused(VICTIM, liar.offer(roster=roster), "cohort-foreign")
-    liar.refused(VICTIM, liar.ask(1), "epoch-unknown")
+    liar.refused(VICTIM, liar.ask(1, epoch=live), "epoch-unknown")
     liar.refused(VICTIM, liar.offer(), "roster-rolled-back")
     liar.restart(VICTIM)
     liar.refused(VICTIM, liar.offer(), "roster-rolled-back")
@@ -119,9 +119,9 @@ def test_p2_a_removed_member_is_out_at_once(liar: Liar) -> None:
 def test_p2_a_removal_counts_although_another_key_on_the_roster_does_not(liar: Liar) -> None:
     kept = {name: key for name, key in members(liar).items() if name != PEER}
     roster = liar.sign_roster(kept | {"parks": IdentityKey.generate().public})
-    liar.stand()
+    live = liar.stand().epoch
     liar.refused(VICTIM, liar.offer(roster=roster), "roster-key-unapproved")
-    liar.refused(VICTIM, liar.ask(1), "epoch-unknown")
+    liar.refused(VICTIM, liar.ask(1, epoch=live), "epoch-unknown")
     liar.refused(VICTIM, liar.offer(), "roster-rolled-back")
 
 

@@ -56,8 +56,8 @@ class Answer(NamedTuple):
     """One reply that left a department."""
 
     department: str
-    request: Request
-    reply: Reply
+    request: Any
+    reply: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,12 +131,17 @@ class Liar:
             self._start(name)
 
     def _start(self, name: str) -> None:
-        department = self.world.departments[DepartmentId(name)]
         self.journals[name] = Journal.open(self._folder / f"{name}.sqlite", owner=name)
         # Each life draws other coins and noise, as fresh randomness would.
         self.seeds[name] = self.journals[name].head.sequence + 1000 * sum(name.encode())
         source = UnsafeSeededSource(self.seeds[name])
-        self.participants[name] = Participant(department, journal=self.journals[name], source=source, clock=now)
+        self.participants[name] = Participant(
+            self.department(name), journal=self.journals[name], source=source, clock=now
+        )
+
+    def department(self, name: str) -> Department:
+        """What a department is made of."""
+        return self.world.departments[DepartmentId(name)]
 
     def close(self) -> None:
         for journal in self.journals.values():
@@ -174,16 +179,16 @@ class Liar:
         assert isinstance(reply, kind), (name, type(request).__name__, self.last_refusal(name))
         return reply
 
-    def refused(self, name: str, request: Request | bytes, code: str, *, status: str = "refused") -> Refused:
+    def refused(self, name: str, request: Request | bytes, code: str) -> Refused:
         """Send a message that must be refused by this name, in a word outside and in full inside; nothing is answered."""
         before = self.journals[name].head.sequence
         raw = request if isinstance(request, bytes) else encode(request)
         reply = self.post(name, raw)
-        assert reply == Refusal(status=status), (reply, self.last_refusal(name))
+        assert reply == Refusal(status="refused"), (reply, self.last_refusal(name))
         entries = list(self.journals[name].entries(after=before))
         assert EntryKind.ANSWERED not in {entry.kind for entry in entries}
         refusal = _read_refusal(entries[-1])
-        assert (refusal.code, refusal.status) == (code, status), refusal
+        assert (refusal.code, refusal.status) == (code, "refused"), refusal
         return refusal
 
     def last_refusal(self, name: str) -> Refused | None:
@@ -307,7 +312,7 @@ class Liar:
         """Everybody named in each department's policy approves a plan."""
         digest = decode(plan.body, Plan).digest()
         for name, participant in self.participants.items():
-            for person, role in self.world.departments[DepartmentId(name)].policy.policy.approval.people.items():
+            for person, role in self.department(name).policy.policy.approval.people.items():
                 approved = Approved(digest=digest, person=person, role=role, author=False)
                 participant.memory.write(EntryKind.APPROVAL, approved)
 

@@ -80,7 +80,7 @@ class Plain:
     def watch(self) -> None:
         """Note every update that leaves a department, and compute it again from the same model and randomness."""
         for name, participant in self.liar.participants.items():
-            participant.handle = self._watched(name, participant.handle)  # type: ignore[method-assign]  # a witness
+            participant.handle = self._watched(name, participant.handle)  # type: ignore[assignment]  # a witness
 
     def _watched(self, name: str, handle: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
         def watched(raw: bytes) -> bytes:
@@ -94,7 +94,7 @@ class Plain:
         return watched
 
     def _train(self, name: str, model: Vector) -> Vector:
-        department = self.liar.world.departments[DepartmentId(name)]
+        department = self.liar.department(name)
         return train_round(
             settings=settings_of(self.plan, DepartmentId(name)),
             parameters=model,

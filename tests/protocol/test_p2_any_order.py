@@ -287,9 +287,7 @@ class AnyOrder(RuleBasedStateMachine):
             if isinstance(reply, Reveal):
                 survivors = set(reply.self_shares)
                 assert name in survivors
-                assert (
-                    len(survivors) >= self.town.world.departments[name].policy.policy.aggregation.min_contributors_min
-                )
+                assert len(survivors) >= self.liar.department(name).policy.policy.aggregation.min_contributors_min
                 assert survivors == set(request.survivors)
                 assert not survivors & {dropped for row in reply.pair_shares.values() for dropped in row}
 
@@ -332,7 +330,7 @@ def machine(town: Town) -> type[AnyOrder]:
 
 
 quick = settings(
-    max_examples=40, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=30, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
 
 
@@ -342,7 +340,7 @@ def test_p2_no_order_of_messages_yields_two_lists_two_reveals_or_a_small_sum(mac
 
 @pytest.mark.soak
 def test_p2_no_order_of_messages_yields_more_in_a_long_search(machine: type[AnyOrder]) -> None:
-    run_state_machine_as_test(machine, settings=settings(quick, max_examples=3000, stateful_step_count=20))
+    run_state_machine_as_test(machine, settings=settings(quick, max_examples=1000, stateful_step_count=25))
 
 
 # --- the search reaches what it looks for --------------------------------------------------------------------

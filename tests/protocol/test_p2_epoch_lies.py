@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shared.codec import decode
 from shared.crypto.keys import KEY_BYTES
 from shared.crypto.seal import SealingKey, seal
 from shared.identity import IdentityKey, Signed, sign_record
@@ -17,7 +18,7 @@ from shared.messages import AdvertReply, KeyAdvert, SealSet
 from shared.parameters import Layout, TensorSpec, vector_to_bytes
 from shared.plan import AggregationParams
 from shared.secagg.adverts import ADVERT_LABEL, SEALS_LABEL
-from tests.protocol.liar import Liar, decode, replace
+from tests.protocol.liar import Liar, replace
 
 VICTIM = "health"
 PEER = "police"
@@ -46,7 +47,7 @@ def test_p2_a_departments_own_key_cannot_be_swapped_either(liar: Liar) -> None:
     older = liar.advertise().adverts[VICTIM]
     liar.advertise()
     newer = decode(liar.adverts[VICTIM].body, KeyAdvert)
-    other = sign_record(liar.world.departments[VICTIM].identity, ADVERT_LABEL, replace(newer, policy_hash=b"x" * 32))
+    other = sign_record(liar.department(VICTIM).identity, ADVERT_LABEL, replace(newer, policy_hash=b"x" * 32))
     liar.refused(VICTIM, liar.all_adverts(adverts=liar.adverts | {VICTIM: older}), "advert-foreign")
     liar.refused(VICTIM, liar.all_adverts(adverts=liar.adverts | {VICTIM: other}), "own-advert-changed")
     liar.honest_round(1)
@@ -55,7 +56,7 @@ def test_p2_a_departments_own_key_cannot_be_swapped_either(liar: Liar) -> None:
 def test_p2_two_departments_never_share_an_epoch_key(liar: Liar) -> None:
     liar.advertise()
     stolen = decode(liar.adverts[VICTIM].body, KeyAdvert).hpke_key
-    twin = forged(liar, liar.world.departments[PEER].identity, hpke_key=stolen)
+    twin = forged(liar, liar.department(PEER).identity, hpke_key=stolen)
     liar.refused("transport", liar.all_adverts(adverts=liar.adverts | {PEER: twin}), "key-repeated")
     liar.honest_round(1)
 
@@ -318,7 +319,7 @@ def test_p2_replayed_or_forged_seals_are_refused(liar: Liar) -> None:
     key = decode(liar.adverts[VICTIM].body, KeyAdvert).hpke_key
     mine = replace(seals, seals=seals.seals | {VICTIM: seal(key, bytes(KEY_BYTES), b"another context")})
     forged_seals = sign_record(IdentityKey.generate(), SEALS_LABEL, mine)
-    other_context = sign_record(liar.world.departments[PEER].identity, SEALS_LABEL, mine)
+    other_context = sign_record(liar.department(PEER).identity, SEALS_LABEL, mine)
     fewer = {name: sealed for name, sealed in liar.seals.items() if name != PEER}
     for sealed, code in (
         (liar.seals | {PEER: old}, "epoch-mismatch"),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from shared.codec import decode
 from shared.errors import ProtocolError, RoundAbortedError
 from shared.identity import IdentityKey, Signed, sign_record
 from shared.messages import ClosedRound, CloseReply, CloseRound, ConfirmedSet, MaskedUpdate, Receipt
@@ -17,7 +18,7 @@ from shared.parameters import model_hash, vector_to_bytes
 from shared.secagg.receipts import CONFIRMATION_LABEL, RECEIPT_LABEL, check_pair_commitments, envelope_hash
 from shared.secagg.server import RoundCollector
 from shared.secagg.terms import RoundTerms, round_terms
-from tests.protocol.liar import Liar, decode, replace
+from tests.protocol.liar import Liar, replace
 
 VICTIM = "health"
 PEER = "police"
@@ -28,7 +29,7 @@ LAST_THREE = (VICTIM, PEER, LAST)
 
 def signed_by(liar: Liar, name: str, label: str, record: ConfirmedSet | Receipt) -> Signed:
     """What a department could have signed, had it wanted to."""
-    return sign_record(liar.world.departments[name].identity, label, record)
+    return sign_record(liar.department(name).identity, label, record)
 
 
 def receipt_of(liar: Liar, name: str) -> Receipt:

@@ -215,12 +215,14 @@ def endorsed(old: IdentityKey, new: bytes, *, city: str = CITY, department: str 
     return Roster(city=CITY, serial=2, members={**MEMBERS, "police": new}, endorsements={"police": signature})
 
 
-def test_a_key_that_the_old_one_vouches_for_counts() -> None:
-    new = IdentityKey.generate()
-    item = endorsed(KEYS[POLICE], new.public)
-    assert key_states(item, PINS)[POLICE] == KeyState.ENDORSED
-    assert accept_keys(item, PINS) == {POLICE: new.public}
-    assert accept_keys(item, PINS | {POLICE: new.public}) == {}
+@pytest.mark.parametrize("name", KEYS)
+def test_a_key_that_the_old_one_vouches_for_counts(name: DepartmentId) -> None:
+    new = os.urandom(32)
+    signature = endorse_key(KEYS[name], city=CITY, department=name, key=new)
+    item = Roster(city=CITY, serial=2, members={**MEMBERS, name: new}, endorsements={name: signature})
+    assert key_states(item, PINS)[name] == KeyState.ENDORSED
+    assert accept_keys(item, PINS) == {name: new}
+    assert accept_keys(item, PINS | {name: new}) == {}
 
 
 def test_an_endorsement_is_for_one_city_department_and_key_by_the_approved_key() -> None:
