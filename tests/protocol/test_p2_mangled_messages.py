@@ -18,7 +18,7 @@ from shared.errors import ProtocolError
 from shared.identity import Signed
 from shared.messages import CloseRound, Refusal, Request, UpdateRequest, decode_request
 from tests.protocol.liar import Liar, replace
-from tests.protocol.test_p2_round_lies import FIRST_THREE, VICTIM, account
+from tests.protocol.lies import FIRST_THREE, VICTIM, account
 
 FREE = {"OpenEpoch": {"epoch"}, "UpdateRequest": {"round", "seals"}, "CloseRound": {"final"}}
 """Fields that the department cannot know better: numbers only have to grow, seals are read once per epoch."""
