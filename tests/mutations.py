@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -90,9 +91,9 @@ def _change(parent: Any, key: Any, random: Random, others: list[Any]) -> None:
         many = 1100 if isinstance(parent[key], str | int) else 3  # long things many times would fill the memory
         parent[key:key] = [parent[key]] * random.choice((1, 1, 1, 2, many))
     elif kind == 3:
-        parent[key] = random.choice(ODD_VALUES)
+        parent[key] = copy.deepcopy(random.choice(ODD_VALUES))
     elif kind == 4:
-        parent[key] = _copy(random.choice(others))
+        parent[key] = copy.deepcopy(random.choice(others))
     elif kind == 5:
         for _ in range(random.choice((1, 1, 1, 40, 200))):
             parent[key] = [parent[key]]
@@ -108,7 +109,7 @@ def _change_value(value: Any, random: Random) -> Any:
         return random.choice((value + "x", value[:-1], value.upper(), value * 40, value.encode(), "", value + "\x00"))
     if isinstance(value, bool | int | float):
         return random.choice((-value, value + 1, value - 1, value * 2, float(value), str(value)))
-    return random.choice(ODD_VALUES)
+    return copy.deepcopy(random.choice(ODD_VALUES))
 
 
 def _change_bytes(value: bytes, random: Random) -> bytes:
@@ -119,11 +120,6 @@ def _change_bytes(value: bytes, random: Random) -> bytes:
         except (ValueError, TypeError):  # it was no message
             return mutate_bytes(value, random)
     return mutate_bytes(value, random)
-
-
-def _copy(value: Any) -> Any:
-    """A tree of its own, so that none contains itself."""
-    return msgspec.msgpack.decode(msgspec.msgpack.encode(value))
 
 
 def mutate_text(data: bytes, random: Random) -> bytes:

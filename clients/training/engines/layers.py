@@ -15,6 +15,8 @@ from typing import Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from clients.training.engines.products import gram, transposed_product
+
 GHOST_GUARD = 2.0**-22
 """A ghost norm is a sum in which terms can cancel, and float32 then leaves too small a number: a gradient would be
 clipped too little. Four units of float32 rounding of the sum of the terms' absolute values are added, so that the norm
@@ -88,10 +90,10 @@ class GhostLinear:
     squares: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        between_inputs = self.reuse.get("gram", self.inputs, lambda: self.inputs @ self.inputs.mT)
+        between_inputs = self.reuse.get("gram", self.inputs, lambda: gram(self.inputs))
         if _trained(self.layer.bias):
             between_inputs = between_inputs + 1  # a bias is a weight whose input is 1
-        products = self.gradients @ self.gradients.mT
+        products = gram(self.gradients)
         lengths = products.diagonal(dim1=1, dim2=2) * between_inputs.diagonal(dim1=1, dim2=2)
         guard = GHOST_GUARD * lengths.sqrt().sum(1).square()
         self.squares = products.mul_(between_inputs).sum((1, 2)).clamp(min=0) + guard
@@ -108,7 +110,7 @@ class GhostLinear:
             right = self.reuse.get("scaled", right, lambda: self.inputs * factors[:, None, None])
         else:
             left = left * factors[:, None, None]
-        yield self.layer.weight, left.flatten(0, 1).t() @ right.flatten(0, 1)
+        yield self.layer.weight, transposed_product(left.flatten(0, 1), right.flatten(0, 1))
         if _trained(self.layer.bias):
             yield self.layer.bias, factors.repeat_interleave(left.shape[1]) @ self.gradients.flatten(0, 1)
 

@@ -133,6 +133,19 @@ def test_a_unit_that_is_not_finite_counts_as_zero_in_every_layer(engine: Engine,
         assert (engine_sum(engine, model, batch, Clip(0.7)) - expected).norm() <= 1e-5
 
 
+@pytest.mark.parametrize("case", ["linear", "linear with many rows", "lora"])
+@pytest.mark.parametrize("huge", [1e12, 1e22, 1e32])
+def test_a_unit_whose_norm_is_huge_or_overflows_stays_within_the_clip(engine: Engine, case: str, huge: float) -> None:
+    model, units = CASES[case].model(), CASES[case].units(3)
+
+    def loss(model: nn.Module, batch: Prepared) -> Tensor:
+        return loss_of(model, batch) * torch.tensor([1.0, huge, 1.0])
+
+    others = engine_sum(engine, model, units.take(np.array([0, 2])), Clip(0.7))
+    found = engine_sum(engine, model, units, Clip(0.7), loss)
+    assert (found - others).norm() <= 0.7 * (1 + 1e-4) + 0.7 * 1e-4
+
+
 @layer_cases
 def test_the_model_is_left_as_it_was(engine: Engine, case: Case) -> None:
     model, units = case.model(), case.units(3)
@@ -175,12 +188,12 @@ def test_half_precision_layers_are_summed_in_float32() -> None:
     assert (found - alone.sum(0)).norm() <= 2e-2 * alone.sum(0).norm()
 
 
-@pytest.mark.parametrize("rows", [2, 16, 64])
+@pytest.mark.parametrize(("rows", "width"), [(2, 64), (16, 64), (64, 64), (64, 512)])
 @pytest.mark.parametrize("common", [10.0, 1000.0])
-def test_terms_that_cancel_do_not_escape_the_clip(engine: Engine, rows: int, common: float) -> None:
+def test_terms_that_cancel_do_not_escape_the_clip(engine: Engine, rows: int, width: int, common: float) -> None:
     # Rows are nearly equal and their output gradients sum to nothing: of a ghost norm's terms, 10^5 to 10^12 times
     # the result, float32 leaves noise. Taken as it is, a unit would reach twelve times the clip.
-    inputs = common + 0.001 * numbers(8, rows, 64)
+    inputs = common + 0.001 * numbers(8, rows, width)
     sign = torch.tensor([1.0, -1.0]).repeat(rows // 2).unsqueeze(1)
     readout = numbers(64, seed=5) / 8
 
@@ -188,7 +201,7 @@ def test_terms_that_cancel_do_not_escape_the_clip(engine: Engine, rows: int, com
         output: Tensor = model(batch.inputs[0])
         return (output * sign * readout).sum((1, 2))
 
-    model = set_parameters(nn.Linear(64, 64))
+    model = set_parameters(nn.Linear(width, 64))
     units = Prepared((inputs,), torch.zeros(8), np.ones(8, dtype=np.int64))
     limit = 0.1 * float(gradients_alone(model, units, loss).norm(dim=1).median())
     for index in range(8):
