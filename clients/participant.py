@@ -284,10 +284,10 @@ class Participant:
         """Keep the authority's signed account and countersign it; a clean end settles the charge."""
         closed = open_signed(self.department.trust.authority_key, "round-closed", request.closed, ClosedRound)
         self._check_account(self._live_round(closed.run, closed.round), closed)
-        finished = RoundFinished(run=closed.run, round=closed.round, closed=request.closed, final=request.final)
+        finished = RoundFinished(run=closed.run, round=closed.round, closed=request.closed)
         self.memory.write(EntryKind.ROUND, finished)
         reservation = self.ledger.reservation(closed.run)
-        if request.final and reservation is not None:
+        if closed.final and reservation is not None:
             reservation.settle()
         receipt = HeadReceipt(
             department=self.department.name,

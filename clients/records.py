@@ -45,7 +45,6 @@ class RoundFinished(Record, frozen=True, kw_only=True):
     run: bytes
     round: int
     closed: Signed
-    final: bool
 
 
 class HeadsSeen(Record, frozen=True, kw_only=True):

@@ -312,10 +312,11 @@ class Coordinator:
             survivors=done.survivors,
             model_hash=done.model_hash,
             receipts_hash=sha256(*(receipts[name].body for name in sorted(receipts))),
+            final=final,
             journal_sequence=self.journal.head.sequence,
             journal_head=self.journal.head.digest,
         )
-        message = CloseRound(closed=sign_record(self.authority, "round-closed", closed), final=final)
+        message = CloseRound(closed=sign_record(self.authority, "round-closed", closed))
         replies = self._ask(number, "close", dict.fromkeys(done.survivors, message), CloseReply)
         heads: dict[str, Signed] = {}
 

@@ -69,7 +69,7 @@ class ConfirmedSet(Record, frozen=True, kw_only=True):
 
 
 class ClosedRound(Record, frozen=True, kw_only=True):
-    """The authority's account of a finished round; label ``round-closed``."""
+    """The authority's account of a finished round; label ``round-closed``. ``final`` ends the run."""
 
     run: Hash
     round: Number
@@ -77,6 +77,7 @@ class ClosedRound(Record, frozen=True, kw_only=True):
     survivors: Names
     model_hash: Hash
     receipts_hash: Hash
+    final: bool
     journal_sequence: Number
     journal_head: Hash
 
@@ -144,10 +145,9 @@ class RevealRequest(Tagged, frozen=True, kw_only=True):
 
 
 class CloseRound(Tagged, frozen=True, kw_only=True):
-    """The authority's signed account of the round; answered with a countersignature. ``final`` ends the run."""
+    """The authority's signed account of the round; answered with a countersignature."""
 
     closed: Signed
-    final: bool
 
 
 Request = OpenEpoch | SealRequest | UpdateRequest | ConfirmRequest | RevealRequest | CloseRound

@@ -155,7 +155,7 @@ def _requests() -> Iterator[Record]:
         confirmations={"health": _frozen_signed("confirmation")},
         envelopes={name: update.envelopes["health"] for name, update in uploads.items() if name != "health"},
     )
-    yield CloseRound(closed=sign_record(OFFICE, "round-closed", _closed()), final=True)
+    yield CloseRound(closed=sign_record(OFFICE, "round-closed", _closed()))
 
 
 def _replies() -> Iterator[bytes]:
@@ -170,7 +170,7 @@ def _replies() -> Iterator[bytes]:
 
 def _closed() -> ClosedRound:
     hashes = dict.fromkeys(("run", "sid", "model_hash", "receipts_hash", "journal_head"), bytes(32))
-    return ClosedRound(**hashes, round=1, survivors=NAMES, journal_sequence=3)
+    return ClosedRound(**hashes, round=1, survivors=NAMES, final=True, journal_sequence=3)
 
 
 def _head_receipt() -> HeadReceipt:
@@ -243,7 +243,7 @@ def _journal_bodies() -> Iterator[tuple[type[Record], Record]]:
         client_records.KeyApproved(department="health", key=bytes(32), means="fingerprint"),
         client_records.EpochOpened(run=run, epoch=1),
         client_records.StepAnswered(run=run, round=1, step="update", **hashes),
-        client_records.RoundFinished(run=run, round=1, closed=closed, final=True),
+        client_records.RoundFinished(run=run, round=1, closed=closed),
         client_records.HeadsSeen(heads={"health": 3}),
         client_records.Refused(step="update", status="refused", code="sid-mismatch", message="No."),
         client_records.Approved(digest=run, person="ann", role="steward", author=False),

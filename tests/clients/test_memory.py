@@ -38,7 +38,7 @@ def again(memory: Memory) -> Memory:
 
 
 def finished(round_number: int) -> RoundFinished:
-    return RoundFinished(run=RUN, round=round_number, closed=Signed(body=b"", signature=bytes(64)), final=False)
+    return RoundFinished(run=RUN, round=round_number, closed=Signed(body=b"", signature=bytes(64)))
 
 
 def answer(memory: Memory, round_number: int, step: str, run: bytes = RUN) -> None:

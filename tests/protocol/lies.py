@@ -46,8 +46,9 @@ def account(liar: Liar, key: IdentityKey | None = None, **changes: object) -> Cl
         survivors=liar.names,
         model_hash=bytes(32),
         receipts_hash=bytes(32),
+        final=False,
         journal_sequence=1,
         journal_head=bytes(32),
     )
     body = replace(closed, **changes)
-    return CloseRound(closed=sign_record(key or liar.world.authority, "round-closed", body), final=False)
+    return CloseRound(closed=sign_record(key or liar.world.authority, "round-closed", body))

@@ -129,9 +129,9 @@ def test_p2_an_account_of_another_round_is_not_countersigned(liar: Liar) -> None
     for number in (0, 1):
         nothing = ClosedRound(
             run=liar.run, round=number, sid=bytes(32), survivors=liar.names, model_hash=bytes(32),
-            receipts_hash=bytes(32), journal_sequence=1, journal_head=bytes(32),
+            receipts_hash=bytes(32), final=True, journal_sequence=1, journal_head=bytes(32),
         )  # fmt: skip
-        message = CloseRound(closed=sign_record(liar.world.authority, "round-closed", nothing), final=True)
+        message = CloseRound(closed=sign_record(liar.world.authority, "round-closed", nothing))
         liar.refused(VICTIM, message, "sid-mismatch" if number == 0 else "round-unknown")
     liar.upload(1).reveal(liar.names)
     liar.refused(VICTIM, account(liar, IdentityKey.generate()), "signature-invalid")

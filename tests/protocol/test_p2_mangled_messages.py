@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from shared.codec import MAX_MESSAGE_BYTES, encode
 from shared.errors import ProtocolError
 from shared.identity import Signed
-from shared.messages import CloseRound, Refusal, Request, UpdateRequest, decode_request
+from shared.messages import CloseReply, Refusal, Request, UpdateRequest, decode_request
 from tests.protocol.liar import Liar, replace
 from tests.protocol.lies import FIRST_THREE, VICTIM, account
 
-FREE = {"OpenEpoch": {"epoch"}, "UpdateRequest": {"round", "seals"}, "CloseRound": {"final"}}
+FREE = {"OpenEpoch": {"epoch"}, "UpdateRequest": {"round", "seals"}}
 """Fields that the department cannot know better: numbers only have to grow, seals are read once per epoch."""
 
 Scene = Callable[[Liar], Request]
@@ -215,8 +215,8 @@ def test_p2_a_reply_sent_back_is_refused(liar: Liar) -> None:
     liar.honest_round(2)
 
 
-def test_p2_the_closing_flag_alone_is_not_signed(liar: Liar) -> None:
-    """Whoever may close rounds may end the run: afterwards no round is answered, so it gives nothing away."""
+def test_p2_a_run_ended_early_gives_nothing_away(liar: Liar) -> None:
+    """The authority alone can end a run, under its signature; afterwards no round is answered."""
     liar.stand().upload(1).reveal(liar.names)
-    liar.send(VICTIM, CloseRound(closed=account(liar).closed, final=True))
+    liar.get(VICTIM, account(liar, final=True), CloseReply)
     liar.refused(VICTIM, liar.ask(2), "run-already-settled")

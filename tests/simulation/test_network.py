@@ -36,7 +36,7 @@ def requests_of(number: int) -> dict[str, Request]:
         "reveal": RevealRequest(
             run=run, round=number, sid=sid, survivors=both, receipts={}, confirmations={}, envelopes={}
         ),
-        "close": CloseRound(closed=SIGNED, final=False),
+        "close": CloseRound(closed=SIGNED),
     }
 
 
