@@ -143,6 +143,21 @@ def test_every_reason_code_of_the_protocol_page_is_in_the_code() -> None:
     assert [item for item in sorted(codes) if f'"{item}"' not in code] == []
 
 
+def test_each_answer_to_a_lie_is_asserted_where_its_tests_stand() -> None:
+    """Every reason code and rule in the table of protocol 6 is in the test files that its row names."""
+    text = (ROOT / "docs" / "protocol.md").read_text()
+    table = re.findall(r"^\| .* \|$", text[text.index("\n## 6.") : text.index("\n## 7.")], re.MULTILINE)[1:]
+    assert len(table) > 20
+    files = [path.read_text() for path in SOURCES if "tests" in path.parts]
+    for row in table:
+        attempt, answer, tests = (cell.strip() for cell in row.strip("|").split("|"))
+        names = re.findall(r"`(test_\w+)`", tests)
+        asserted = "".join(file for file in files if any(f"def {name}(" in file for name in names))
+        assert names, attempt
+        codes = re.findall(r"`[a-z]+(?:-[a-z]+)+`|\bR\d\d\b", answer)
+        assert [code for code in codes if code.strip("`") not in asserted] == [], attempt
+
+
 def test_the_table_of_thresholds_is_the_codes_own() -> None:
     text = (ROOT / "docs" / "protocol.md").read_text()
 
