@@ -57,6 +57,11 @@ def print_json(value: object) -> None:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
+def print_lines(lines: list[str]) -> None:
+    """Print results for a person."""
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
 def console() -> Console:
     """Return the console for people: standard error, so that standard output holds results only."""
     return Console(stderr=True)

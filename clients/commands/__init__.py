@@ -1,0 +1,1 @@
+"""The groups of `cityfed-client`, one file each; :mod:`clients.cli` mounts them."""

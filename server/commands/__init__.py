@@ -1,0 +1,1 @@
+"""The groups of `cityfed-server`, one file each; :mod:`server.cli` mounts them."""
