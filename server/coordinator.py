@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from server.aggregation import weighted_mean
+from server.exchange import NO_ANSWER, encode_once, hand_over
 from server.optimizer import ServerOptimizer
 from server.records import (
     Countersigned,
@@ -24,7 +25,7 @@ from server.records import (
     RunEnded,
     RunOpened,
 )
-from shared.codec import Record, encode, sha256
+from shared.codec import Record, sha256
 from shared.errors import ProtocolError, RoundAbortedError
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, open_signed, sign_record
 from shared.journal import EntryKind, Journal
@@ -37,13 +38,10 @@ from shared.messages import (
     HeadReceipt,
     MaskedUpdate,
     OpenEpoch,
-    Refusal,
-    Reply,
     Request,
     Reveal,
     SealReply,
     UpdateRequest,
-    decode_reply,
 )
 from shared.parameters import Vector, model_hash, vector_to_bytes
 from shared.plan import Plan
@@ -195,12 +193,11 @@ class Coordinator:
         self._guarded(collector.check_commitments)
         # 4 confirm survivors, if any dropped
         self._phase(number, "confirm")
-        confirmed = self._ask(number, "confirm", self._guarded(collector.confirm_requests), ConfirmReply)
-        self._take(number, "confirm", confirmed, collector.receive_confirmation)
+        questions = self._guarded(collector.confirm_requests)
+        self._ask(number, "confirm", questions, ConfirmReply, collector.receive_confirmation)
         # 5 reveal
         self._phase(number, "reveal")
-        revealed = self._ask(number, "reveal", self._guarded(collector.reveal_requests), Reveal)
-        self._take(number, "reveal", revealed, collector.receive_reveal)
+        self._ask(number, "reveal", self._guarded(collector.reveal_requests), Reveal, collector.receive_reveal)
         # 6 unmask the ring sum, 7 mean and optimiser step, 8 gate
         self._phase(number, "unmask")
         total = self._guarded(collector.unmask)
@@ -227,8 +224,8 @@ class Coordinator:
         members: Sequence[str] = self.plan.cohort
         while True:
             invited, members = self._adverts(number, members)
-            sealed = self._ask(number, "seal", self._guarded(invited.seal_requests), SealReply)
-            taken = self._take(number, "seal", sealed, invited.receive_seals)
+            requests = self._guarded(invited.seal_requests)
+            taken = self._ask(number, "seal", requests, SealReply, invited.receive_seals)
             if taken == tuple(members):
                 break
             members = taken
@@ -249,8 +246,8 @@ class Coordinator:
                 plan=self.signed_plan,
                 roster=self.signed_roster,
             )
-            adverts = self._ask(number, "advert", dict.fromkeys(asked, invitation), AdvertReply)
-            answered = self._take(number, "advert", adverts, collector.receive_advert)
+            requests = dict.fromkeys(asked, invitation)
+            answered = self._ask(number, "advert", requests, AdvertReply, collector.receive_advert)
             if answered == tuple(asked):
                 return collector, answered
             asked = answered
@@ -277,20 +274,16 @@ class Coordinator:
 
     def _collect_updates(self, epoch: _Epoch, collector: RoundCollector, number: int, model: Vector) -> None:
         """Send the model, add each masked vector to the ring sum as it arrives."""
-        raw = vector_to_bytes(model)
-        requests = {
-            name: UpdateRequest(
-                run=self._run,
-                epoch=self._epoch_number,
-                round=number,
-                participants=epoch.members,
-                model=raw,
-                seals=dict(epoch.seals),
-            )
-            for name in epoch.members
-        }
-        updates = self._ask(number, "update", requests, MaskedUpdate)
-        self._take(number, "update", updates, collector.receive_update)
+        request = UpdateRequest(
+            run=self._run,
+            epoch=self._epoch_number,
+            round=number,
+            participants=epoch.members,
+            model=vector_to_bytes(model),
+            seals=dict(epoch.seals),
+        )
+        requests = dict.fromkeys(epoch.members, request)
+        self._ask(number, "update", requests, MaskedUpdate, collector.receive_update)
         self._require_enough(number, tuple(collector.survivors))
 
     def _close(self, number: int, collector: RoundCollector, model: Vector, *, final: bool) -> None:
@@ -317,7 +310,6 @@ class Coordinator:
             journal_head=self.journal.head.digest,
         )
         message = CloseRound(closed=sign_record(self.authority, "round-closed", closed))
-        replies = self._ask(number, "close", dict.fromkeys(done.survivors, message), CloseReply)
         heads: dict[str, Signed] = {}
 
         def keep(name: DepartmentId, reply: CloseReply) -> None:
@@ -326,46 +318,39 @@ class Coordinator:
                 raise ProtocolError("head-receipt-foreign", f"The countersignature of {name} is for something else.")
             heads[name] = reply.receipt
 
-        self._take(number, "close", replies, keep)
+        self._ask(number, "close", dict.fromkeys(done.survivors, message), CloseReply, keep)
         self._log(EntryKind.COUNTERSIGNED, Countersigned(run=self._run, round=number, receipts=heads))
 
     # --- plumbing ------------------------------------------------------------------------------------------
 
-    def _ask(self, number: int, step: str, requests: Mapping[str, Request], kind: type[R]) -> dict[DepartmentId, R]:
-        """Send requests, decode replies strictly; whoever gives no usable one is missing by name."""
-        if not requests:
-            return {}
-        outbound = {DepartmentId(name): encode(request) for name, request in requests.items()}
-        inbound = self.transport.exchange(outbound, timeout_s=self.step_timeout_s)
-        usable: dict[DepartmentId, R] = {}
-        for name in sorted(outbound):
-            status = "no-answer"
-            if name in inbound:
-                try:
-                    reply: Reply | None = decode_reply(inbound[name])
-                except ProtocolError as error:
-                    reply, status = None, error.code
-                if isinstance(reply, kind):
-                    usable[name] = reply
-                    continue
-                if isinstance(reply, Refusal):
-                    status = reply.status
-            self._missing(number, step, name, status)
-        return usable
-
-    def _take(
-        self, number: int, step: str, replies: Mapping[DepartmentId, R], receive: Callable[[DepartmentId, R], object]
+    def _ask(
+        self,
+        number: int,
+        step: str,
+        requests: Mapping[str, Request],
+        kind: type[R],
+        receive: Callable[[DepartmentId, R], object],
     ) -> tuple[str, ...]:
-        """Hand replies to a collector; a reply that it refuses makes its sender missing. Returns who counted."""
-        taken = []
-        for name, reply in replies.items():
-            try:
-                receive(name, reply)
-            except ProtocolError as error:
-                self._missing(number, step, name, error.code)
-                continue
-            taken.append(name)
-        return tuple(taken)
+        """Send requests and hand each reply to a collector as it arrives; nothing here holds on to one.
+
+        Whoever gives no usable reply, or one that the collector refuses, is missing by name. Returns who counted, in
+        roster order.
+        """
+        if not requests:
+            return ()
+        waiting, taken = {DepartmentId(name) for name in requests}, []
+        for name, raw in self.transport.exchange(encode_once(requests), timeout_s=self.step_timeout_s):
+            if name in waiting:  # nobody answers twice, nor unasked
+                waiting.remove(name)
+                status = hand_over(name, raw, kind, receive)
+                if status is None:
+                    taken.append(name)
+                else:
+                    self._missing(number, step, name, status)
+            del raw  # or it would be here until the next one has come
+        for name in sorted(waiting):
+            self._missing(number, step, name, NO_ANSWER)
+        return tuple(sorted(taken))
 
     def _guarded(self, step: Callable[[], R]) -> R:
         """Turn a protocol failure of the whole round into an abort by name."""

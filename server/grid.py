@@ -7,7 +7,7 @@ bytes go and whose they are taken for; the collectors check the signatures.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -42,33 +42,42 @@ class GridTransport:
         if len(set(self.nodes.values())) != len(self.nodes):
             raise ValueError("two departments may not share a node")
 
-    def exchange(self, requests: Mapping[DepartmentId, bytes], *, timeout_s: float) -> dict[DepartmentId, bytes]:
-        """Push all requests, collect replies until nobody is awaited or time is up.
+    def exchange(
+        self, requests: Mapping[DepartmentId, bytes], *, timeout_s: float
+    ) -> Iterator[tuple[DepartmentId, bytes]]:
+        """Push all requests, hand over replies until nobody is awaited or time is up.
 
         Args:
             requests: encoded request per department.
             timeout_s: how long to wait for the slowest, in seconds; a message lives as long in Flower.
 
         Returns:
-            Encoded reply per department. An error of Flower, a malformed reply and silence leave the department
-            out; a reply by another node than the one asked, or to another message, is not looked at.
+            Pairs of department and encoded reply. An error of Flower, a malformed reply and silence leave the
+            department out; a reply by another node than the one asked, or to another message, is not looked at.
 
         Raises:
             ValueError: ``timeout_s`` is not above 0.
         """
         if not timeout_s > 0:
             raise ValueError("`timeout_s` is above 0")
+        return self._replies(requests, timeout_s)
+
+    def _replies(
+        self, requests: Mapping[DepartmentId, bytes], timeout_s: float
+    ) -> Iterator[tuple[DepartmentId, bytes]]:
+        """Push, then pull for one message at a time, so that only one reply is in memory."""
         deadline = self.clock() + timeout_s
         waiting = self._push(requests, timeout_s)
-        replies: dict[DepartmentId, bytes] = {}
         while waiting:
-            for message in self.grid.pull_messages(tuple(waiting)):
-                self._take(message, waiting, replies)
+            for message_id in tuple(waiting):
+                if message_id in waiting:
+                    for message in self.grid.pull_messages((message_id,)):
+                        yield from self._take(message, waiting)
+                        del message
             left = deadline - self.clock()
             if not waiting or left <= 0:
                 break
             self.sleep(min(self.poll_s, left))
-        return replies
 
     def _push(self, requests: Mapping[DepartmentId, bytes], timeout_s: float) -> dict[str, DepartmentId]:
         """Send each request; return who is awaited under which message id."""
@@ -82,7 +91,7 @@ class GridTransport:
             waiting.update({message_id: name for message_id in self.grid.push_messages([message]) if message_id})
         return waiting
 
-    def _take(self, message: Message, waiting: dict[str, DepartmentId], replies: dict[DepartmentId, bytes]) -> None:
+    def _take(self, message: Message, waiting: dict[str, DepartmentId]) -> Iterator[tuple[DepartmentId, bytes]]:
         """Match one reply to the department that was asked; the first one counts."""
         meta = message.metadata
         name = waiting.get(meta.reply_to_message_id)
@@ -93,7 +102,7 @@ class GridTransport:
         del waiting[meta.reply_to_message_id]
         reply = _reply(message)
         if reply is not None:
-            replies[name] = reply
+            yield name, reply
 
 
 def _reply(message: Message) -> bytes | None:

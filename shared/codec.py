@@ -29,6 +29,9 @@ T = TypeVar("T")
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 """A SHA-256 hash as it travels."""
 
+Encoded = bytes | memoryview
+"""An encoded record: bytes, or a view of bytes that lie elsewhere, such as in a file that is mapped to memory."""
+
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A round, epoch, serial or journal position as it travels."""
 
@@ -42,12 +45,16 @@ def encode(record: msgspec.Struct) -> bytes:
 
 
 def decode(
-    data: bytes, record_type: type[T], *, max_bytes: int = MAX_MESSAGE_BYTES, error: type[CityFedError] = ProtocolError
+    data: Encoded,
+    record_type: type[T],
+    *,
+    max_bytes: int = MAX_MESSAGE_BYTES,
+    error: type[CityFedError] = ProtocolError,
 ) -> T:
     """Decode MessagePack strictly.
 
     Args:
-        data: exactly one encoded record; trailing bytes are an error.
+        data: exactly one encoded record; trailing bytes are an error. Fields of type ``memoryview`` point into it.
         record_type: a :class:`Record` subclass or a union of tagged ones.
         max_bytes: refuse longer input before parsing it.
         error: family to raise.
@@ -55,7 +62,7 @@ def decode(
     Raises:
         CityFedError: of the family ``error``, with code ``message-too-large`` or ``message-malformed``.
     """
-    if len(data) > max_bytes:
+    if len(data) > max_bytes:  # a view's length counts bytes, or msgspec would not take it
         raise error("message-too-large", f"A message of {len(data)} bytes is over the limit of {max_bytes} bytes.")
     try:
         return msgspec.msgpack.decode(data, type=record_type)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from shared.codec import Hash, Number, Record, Tagged, decode
+from shared.codec import Encoded, Hash, Number, Record, Tagged, decode
 from shared.crypto.keys import KEY_BYTES
 from shared.crypto.seal import ENVELOPE_OVERHEAD_BYTES, PUBLIC_KEY_BYTES, SEAL_OVERHEAD_BYTES
 from shared.identity import MAX_DEPARTMENTS, ByDepartment, Name, Names, Signed
@@ -221,7 +221,7 @@ def decode_request(data: bytes) -> Request:
     return request
 
 
-def decode_reply(data: bytes) -> Reply:
+def decode_reply(data: Encoded) -> Reply:
     """Decode what a department answered.
 
     Raises:

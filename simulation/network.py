@@ -6,7 +6,7 @@ calls, so nothing below this file knows that it is simulated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -74,14 +74,18 @@ class InMemoryTransport:
     sent_messages: dict[DepartmentId, int] = field(default_factory=dict)
     _round: int = 0
 
-    def exchange(self, requests: Mapping[DepartmentId, bytes], *, timeout_s: float) -> dict[DepartmentId, bytes]:  # noqa: ARG002 - nobody is late here; delays are drops
+    def exchange(
+        self,
+        requests: Mapping[DepartmentId, bytes],
+        *,
+        timeout_s: float,  # noqa: ARG002 - nobody is late here; delays are drops
+    ) -> Iterator[tuple[DepartmentId, bytes]]:
         """Deliver and answer; see :class:`shared.transport.Transport`."""
-        replies: dict[DepartmentId, bytes] = {}
         for name, request in requests.items():
             reply = self._deliver(name, request)
             if reply is not None:
-                replies[name] = reply
-        return replies
+                yield name, reply
+            del reply  # not held while the next department works
 
     def _deliver(self, name: DepartmentId, request: bytes) -> bytes | None:
         """Carry one request, with the faults planned for it."""

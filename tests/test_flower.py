@@ -237,7 +237,7 @@ class Echo:
         return request[::-1]
 
 grid = InProcessGrid({7: client_app(lambda context: Echo())})
-print(GridTransport(grid, {"health": 7}).exchange({"health": b"abc"}, timeout_s=5.0))
+print(dict(GridTransport(grid, {"health": 7}).exchange({"health": b"abc"}, timeout_s=5.0)))
 print(sorted(set(seen)), sorted({"ray", "torch", "opacus"} & set(sys.modules)))
 import socket
 socket.socket().close()

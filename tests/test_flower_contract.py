@@ -99,7 +99,7 @@ def exchange(
 ) -> dict[DepartmentId, bytes]:
     time = time or Time()
     transport = GridTransport(ScriptedGrid(script), NODES, clock=time.clock, sleep=time.sleep)
-    return transport.exchange({HEALTH: b"one", POLICE: b"two"}, timeout_s=timeout_s)
+    return dict(transport.exchange({HEALTH: b"one", POLICE: b"two"}, timeout_s=timeout_s))
 
 
 def request_message(records: Mapping[str, ConfigRecord] | None = None) -> Message:
@@ -300,7 +300,7 @@ def test_a_department_without_a_node_or_with_one_that_takes_no_message_is_missin
     app = client_app(lambda _context: Reversing())
     transport = GridTransport(InProcessGrid({11: app}), NODES, clock=time.clock, sleep=time.sleep)
     requests = {HEALTH: b"abc", POLICE: b"abc", DepartmentId("parks"): b"abc"}
-    assert transport.exchange(requests, timeout_s=5.0) == {HEALTH: b"cba"}
+    assert dict(transport.exchange(requests, timeout_s=5.0)) == {HEALTH: b"cba"}
     assert time.naps == []
 
 

@@ -57,7 +57,7 @@ def network(*faults: Fault) -> tuple[InMemoryTransport, dict[DepartmentId, Peer]
 
 
 def send(transport: InMemoryTransport, message: Request) -> dict[DepartmentId, bytes]:
-    return transport.exchange(dict.fromkeys((A, B), encode(message)), timeout_s=1.0)
+    return dict(transport.exchange(dict.fromkeys((A, B), encode(message)), timeout_s=1.0))
 
 
 def test_without_faults_everything_arrives_and_is_counted() -> None:
