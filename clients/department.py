@@ -144,6 +144,7 @@ class Department:
             budget=BudgetFacts(
                 epsilon_run=quote.epsilon_run,
                 epsilon_lifetime_after=quote.epsilon_lifetime_after,
+                lone_share_after=quote.lone_share_after,
                 fits=quote.fits,
                 reason=quote.reason,
             ),
@@ -158,9 +159,11 @@ class Department:
 def budgets_of(policy: Policy) -> Budgets:
     """Return a policy's caps as the ledger compares them."""
     caps = policy.privacy
+    lone = caps.epsilon_lone_share
     return Budgets(
         run=PrivacyBudget(epsilon=caps.epsilon_per_run, delta=caps.delta),
         lifetime=PrivacyBudget(epsilon=caps.epsilon_lifetime, delta=caps.delta),
+        lone_share=None if lone is None else PrivacyBudget(epsilon=lone, delta=caps.delta),
     )
 
 

@@ -64,8 +64,14 @@ def budget_lines(status: BudgetStatus) -> list[str]:
         f"  spent or reserved           epsilon {status.reserved_epsilon:.4f}",
         f"  counted against the cap     epsilon {status.filter_epsilon:.4f} of {status.cap:g}"
         + (" (closed by its first plan)" if status.closed else ""),
+        f"  if updates were read alone  epsilon {status.lone_share_epsilon:.4f} of {_cap(status.cap_lone_share)}",
         f"  one more run like the last  {again}",
     ]
+
+
+def _cap(cap: float | None) -> str:
+    """Return a cap, or that there is none."""
+    return "no cap: shared noise is refused" if cap is None else f"{cap:g}"
 
 
 def authority_receipts(config_path: Path) -> Iterator[ReceiptLine]:

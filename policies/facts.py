@@ -38,12 +38,14 @@ class Approval(Record, frozen=True, kw_only=True):
 class BudgetFacts:
     """The ledger's answer to "what if this plan ran": whole-run epsilon, lifetime epsilon with it, and whether it fits.
 
-    ``epsilon_run`` covers all rounds and spare attempts of the plan, in every round alike. ``reason`` is the
+    ``epsilon_run`` covers all rounds and spare attempts of the plan, in every round alike; ``lone_share_after`` is what
+    counts for the lifetime if updates could be read one by one. ``reason`` is the
     ledger's own sentence when the plan does not fit.
     """
 
     epsilon_run: float
     epsilon_lifetime_after: float
+    lone_share_after: float
     fits: bool
     reason: str = ""
 

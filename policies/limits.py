@@ -16,7 +16,7 @@ def training_within_bounds(policy: Policy, facts: Facts) -> Finding:
     if facts.plan is None:
         return missing("R11", "it", "a plan")
     plan, privacy, caps = facts.plan, facts.plan.privacy, policy.training
-    poisson = privacy.mechanism == "poisson-dpsgd" or not caps.require_poisson
+    poisson = privacy.mechanism in {"poisson-dpsgd", "shared-noise"} or not caps.require_poisson
     return conclude(
         "R11",
         "it",
@@ -39,6 +39,7 @@ def privacy_terms_allowed(policy: Policy, facts: Facts) -> Finding:
     if facts.plan is None or facts.public_size is None:
         return missing("R12", "dpo", "a plan and the declared size")
     ask, caps = facts.plan.privacy, policy.privacy
+    full_noise = ask.mechanism != "shared-noise"
     return conclude(
         "R12",
         "dpo",
@@ -48,6 +49,12 @@ def privacy_terms_allowed(policy: Policy, facts: Facts) -> Finding:
             at_most("delta against one over the declared size", ask.budget.delta, 1 / facts.public_size),
             equal("privacy unit", ask.unit, caps.unit),
             equal("accountant", ask.accountant, caps.accountant),
+            holds(
+                "noise",
+                full_noise or caps.epsilon_lone_share is not None,
+                yes="added in full here" if full_noise else "shared, with a cap on lone shares",
+                no="shared, and no `epsilon_lone_share`",
+            ),
         ],
         good="The privacy terms of the plan lie within this data set's caps.",
         bad="The privacy terms of the plan go beyond this data set's caps.",
@@ -58,13 +65,14 @@ def budget_holds(policy: Policy, facts: Facts) -> Finding:
     """R12: the department's own accountant confirms the plan's epsilon, and the lifetime budget holds it."""
     if facts.plan is None or facts.budget is None:
         return missing("R12", "dpo", "a plan and the ledger's answer")
-    quote = facts.budget
+    quote, lone_cap = facts.budget, policy.privacy.epsilon_lone_share
     return conclude(
         "R12",
         "dpo",
         [
             at_most("epsilon of the run as computed here", quote.epsilon_run, facts.plan.privacy.budget.epsilon),
             at_most("lifetime epsilon with this run", quote.epsilon_lifetime_after, policy.privacy.epsilon_lifetime),
+            *([] if lone_cap is None else [at_most("epsilon of lone shares", quote.lone_share_after, lone_cap)]),
             holds("ledger", quote.fits, yes="the charge fits", no=quote.reason or "the charge does not fit"),
         ],
         good="This data set's privacy budget holds the plan.",

@@ -100,6 +100,9 @@ class PrivacyCaps(Record, frozen=True, kw_only=True):
     seeing earlier models is gated by a Renyi filter, and one plan whose own accountant says epsilon needs a
     filter cap of up to 1.4 epsilon. A smaller lifetime cap would refuse the first run that the per-run cap
     allows (privacy 5).
+
+    ``epsilon_lone_share`` caps the same lifetime as if every sum of shared noise could be taken apart; without it
+    plans with shared noise are refused (privacy 4.3).
     """
 
     unit: Literal["record", "person", "device"]
@@ -107,6 +110,7 @@ class PrivacyCaps(Record, frozen=True, kw_only=True):
     epsilon_lifetime: float
     delta: float
     accountant: str
+    epsilon_lone_share: float | None = None
 
     def __post_init__(self) -> None:
         _positive(epsilon_per_run=self.epsilon_per_run, epsilon_lifetime=self.epsilon_lifetime)
@@ -116,6 +120,8 @@ class PrivacyCaps(Record, frozen=True, kw_only=True):
             raise ValueError("`accountant` is not empty")
         if self.epsilon_lifetime < LIFETIME_FACTOR * self.epsilon_per_run:
             raise ValueError(f"`epsilon_lifetime` is at least {LIFETIME_FACTOR} times `epsilon_per_run`")
+        if self.epsilon_lone_share is not None and not self.epsilon_lifetime <= self.epsilon_lone_share < math.inf:
+            raise ValueError("`epsilon_lone_share` is finite and not below `epsilon_lifetime`")
 
 
 class AggregationFloors(Record, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ import msgspec
 
 from shared.codec import Record
 from shared.errors import ConfigError
+from shared.privacy.plan import MechanismName
 
 SUMMARY_FILE = "summary.json"
 METRICS_FILE = "metrics.jsonl"
@@ -83,7 +84,7 @@ class PrivacySummary(Record, frozen=True, kw_only=True):
     unit: Literal["record"]
     spent_epsilon: float
     relation: Literal["add-remove"]
-    mechanism: Literal["poisson-dpsgd"]
+    mechanism: MechanismName
     sampling: str
     sample_rate: float
     public_size: int

@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
+import msgspec
+
 from shared.codec import Record
 from shared.errors import ConfigError
-from shared.privacy.plan import PrivacyBudget, PrivacyParams
+from shared.privacy.plan import MechanismName, PrivacyBudget, PrivacyParams, require_noise_shares
 
 ACCOUNTANT = "dp-accounting 0.6 PLD"
 """Name and version of the run-time accountant; a plan that names another one is refused."""
@@ -39,11 +41,13 @@ _Grouped = tuple[tuple[float, float, int], ...]
 class MechanismEvent(Record, frozen=True, kw_only=True):
     """One mechanism as it ran: enough for anyone to recompute what it cost.
 
-    ``noise_multiplier`` is noise standard deviation over clip norm, ``sample_rate`` the Poisson rate.
+    ``noise_multiplier`` is noise standard deviation over sensitivity, ``sample_rate`` the Poisson rate.
+    ``noise_shares`` says how many honest departments' shares make up that noise: 1 where each adds all of it.
     """
 
-    mechanism: Literal["poisson-dpsgd"] = "poisson-dpsgd"
+    mechanism: MechanismName = "poisson-dpsgd"
     noise_multiplier: float
+    noise_shares: int = 1
     sample_rate: float
     steps: int
     relation: Literal["add-remove"] = "add-remove"
@@ -55,18 +59,32 @@ class MechanismEvent(Record, frozen=True, kw_only=True):
             raise ValueError("`sample_rate` lies in (0, 1]")
         if self.steps < 1:
             raise ValueError("`steps` is at least 1")
+        require_noise_shares(self.mechanism, self.noise_shares)
 
     def times(self, count: int) -> MechanismEvent:
         """Return the same mechanism run ``count`` times as long."""
-        return MechanismEvent(
-            noise_multiplier=self.noise_multiplier, sample_rate=self.sample_rate, steps=self.steps * count
+        return msgspec.structs.replace(self, steps=self.steps * count)
+
+    def lone_share(self) -> MechanismEvent:
+        """Return what one department's masked update would cost if it could be read alone (privacy 4.3).
+
+        Its noise is one share, noise multiplier over sqrt(``noise_shares``); with noise added in full it is the same
+        event.
+        """
+        return msgspec.structs.replace(
+            self,
+            mechanism="poisson-dpsgd",
+            noise_multiplier=self.noise_multiplier / math.sqrt(self.noise_shares),
+            noise_shares=1,
         )
 
 
 def event_of(privacy: PrivacyParams, attempts: int) -> MechanismEvent:
     """Return what ``attempts`` rounds of a plan run: the event that is charged for them."""
     return MechanismEvent(
+        mechanism=privacy.mechanism,
         noise_multiplier=privacy.noise_multiplier,
+        noise_shares=privacy.noise_shares,
         sample_rate=privacy.sample_rate,
         steps=privacy.steps * attempts,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from shared.codec import Record
@@ -29,10 +30,15 @@ class PlanCharge(Record, frozen=True, kw_only=True):
 
 
 class Budgets(Record, frozen=True, kw_only=True):
-    """The caps of a department's policy: for one run, and for everything a data set ever takes part in."""
+    """The caps of a department's policy: for one run, and for everything a data set ever takes part in.
+
+    ``lone_share`` is the cap on everything as well, as if every sum of shared noise could be taken apart; without one
+    no plan with shared noise is admitted.
+    """
 
     run: PrivacyBudget
     lifetime: PrivacyBudget
+    lone_share: PrivacyBudget | None = None
 
 
 class BudgetQuote(Record, frozen=True, kw_only=True):
@@ -40,7 +46,9 @@ class BudgetQuote(Record, frozen=True, kw_only=True):
 
     ``epsilon_lifetime_after`` is the PLD figure "if all plans had been fixed beforehand"; the gate of a shared
     lifetime is ``filter_lifetime_after``. ``closes_lifetime``: only PLD admits this first plan, so it is the last.
-    ``code`` is empty when the charge fits, else the stable reason that ``reserve`` would raise.
+    ``epsilon_lone_share`` is the run's epsilon if its updates could be read one by one, ``lone_share_after`` what that
+    makes of the whole data set and is held against ``cap_lone_share``; both equal the figures of the sum where all
+    noise is added in full. ``code`` is empty when the charge fits, else the stable reason that ``reserve`` would raise.
     """
 
     epsilon_run: float
@@ -50,6 +58,9 @@ class BudgetQuote(Record, frozen=True, kw_only=True):
     epsilon_lifetime_after: float
     filter_lifetime_after: float
     cap_lifetime: float
+    epsilon_lone_share: float
+    lone_share_after: float
+    cap_lone_share: float | None
     closes_lifetime: bool
     fits: bool
     code: str
@@ -59,7 +70,8 @@ class BudgetQuote(Record, frozen=True, kw_only=True):
 class BudgetStatus(Record, frozen=True, kw_only=True):
     """A data set's lifetime budget: spent (burned), with reservations, left, and one more run like the last.
 
-    ``left`` is what the Renyi filter leaves of the cap; 0 when a first plan closed the budget. The ``next_``
+    ``left`` is what the Renyi filter leaves of the cap; 0 when a first plan closed the budget. ``lone_share_epsilon``
+    counts as ``filter_epsilon`` does, as if all updates could be read one by one. The ``next_``
     figures are None before the first run; ``next_epsilon`` is the PLD figure after one more.
     """
 
@@ -72,6 +84,8 @@ class BudgetStatus(Record, frozen=True, kw_only=True):
     delta: float
     left: float
     closed: bool
+    lone_share_epsilon: float
+    cap_lone_share: float | None
     next_epsilon: float | None
     next_fits: bool | None
 
@@ -87,6 +101,7 @@ class ExportedCharge(Record, frozen=True, kw_only=True):
     relation: str
     mechanism: str
     noise_multiplier: float
+    noise_shares: int
     sample_rate: float
     steps_per_attempt: int
     attempts_reserved: int
@@ -116,12 +131,15 @@ def quote_charge(
     # A plan fixed before anything was spent may use the budget by PLD alone, and then closes it.
     alone = not spent and after <= lifetime.epsilon
     shared_cost = filter_epsilon([*spent, whole], lifetime.delta)
+    closes = alone and not shared
+    lone_after = lone_share_cost([*spent, whole], budgets, fixed=closes)
     refusals = {
         "budget-delta": charge.delta > budgets.run.delta and _over("delta of the run", charge.delta, budgets.run.delta),
         "budget-run": run_cost > budgets.run.epsilon and _over("epsilon of the run", run_cost, budgets.run.epsilon),
         "budget-closed": closed and "An earlier run took the whole lifetime budget of the data set and closed it.",
         "budget-lifetime": not (shared or alone)
         and _over("lifetime epsilon", shared_cost if spent else after, lifetime.epsilon),
+        "budget-lone-share": _lone_share_refusal(charge.event, lone_after, budgets.lone_share),
     }
     code, reason = next(((code, text) for code, text in refusals.items() if text), ("", ""))
     return BudgetQuote(
@@ -132,11 +150,36 @@ def quote_charge(
         epsilon_lifetime_after=after,
         filter_lifetime_after=shared_cost,
         cap_lifetime=lifetime.epsilon,
-        closes_lifetime=alone and not shared,
+        epsilon_lone_share=epsilon([whole.lone_share()], charge.delta),
+        lone_share_after=lone_after,
+        cap_lone_share=None if budgets.lone_share is None else budgets.lone_share.epsilon,
+        closes_lifetime=closes,
         fits=not code,
         code=code,
         reason=reason,
     )
+
+
+def lone_share_cost(events: Sequence[MechanismEvent], budgets: Budgets, *, fixed: bool) -> float:
+    """Return what the events cost if every update could be read alone (privacy 4.3).
+
+    Args:
+        events: what counts.
+        budgets: the caps; without one on lone shares the lifetime's delta counts.
+        fixed: whether the events are one plan that closes its budget, and PLD may judge it.
+    """
+    lone, delta = [event.lone_share() for event in events], (budgets.lone_share or budgets.lifetime).delta
+    return epsilon(lone, delta) if fixed else filter_epsilon(lone, delta)
+
+
+def _lone_share_refusal(event: MechanismEvent, cost: float, cap: PrivacyBudget | None) -> str | Literal[False]:
+    """Say why lone shares do not fit; a policy without a cap on them admits no shared noise."""
+    if cap is None:
+        return (
+            event.mechanism == "shared-noise"
+            and "The policy sets no `epsilon_lone_share`, so it admits no shared noise."
+        )
+    return cost > cap.epsilon and _over("epsilon of lone shares", cost, cap.epsilon)
 
 
 def _over(what: str, found: float, limit: float) -> str:

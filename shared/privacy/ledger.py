@@ -21,6 +21,7 @@ from shared.privacy.charges import (
     BudgetStatus,
     ExportedCharge,
     PlanCharge,
+    lone_share_cost,
     quote_charge,
 )
 
@@ -156,7 +157,8 @@ class PrivacyLedger:
         Raises:
             ProtocolError: ``run-already-reserved`` for another charge, ``run-already-settled``,
                 ``accountant-unknown``.
-            InsufficientBudgetError: ``budget-delta``, ``budget-run``, ``budget-closed``, ``budget-lifetime``.
+            InsufficientBudgetError: ``budget-delta``, ``budget-run``, ``budget-closed``, ``budget-lifetime``,
+                ``budget-lone-share``.
             JournalError: when the entry could not be made durable; no record may be touched then.
         """
         with self._lock:
@@ -204,6 +206,8 @@ class PrivacyLedger:
             delta=delta,
             left=0.0 if closed else max(0.0, cap - used),
             closed=closed,
+            lone_share_epsilon=lone_share_cost(counted, budgets, fixed=closed),
+            cap_lone_share=None if budgets.lone_share is None else budgets.lone_share.epsilon,
             next_epsilon=None if after is None else after.epsilon_lifetime_after,
             next_fits=None if after is None else after.fits,
         )
@@ -306,6 +310,7 @@ def _exported(account: _Account) -> ExportedCharge:
         relation=charge.event.relation,
         mechanism=charge.event.mechanism,
         noise_multiplier=charge.event.noise_multiplier,
+        noise_shares=charge.event.noise_shares,
         sample_rate=charge.event.sample_rate,
         steps_per_attempt=charge.event.steps,
         attempts_reserved=charge.attempts,

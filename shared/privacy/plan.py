@@ -10,6 +10,19 @@ from typing import Literal
 
 from shared.codec import Record
 
+MechanismName = Literal["poisson-dpsgd", "shared-noise"]
+"""Who adds how much noise: every department all of it, or each a share that only the encrypted sum carries in full."""
+
+
+def require_noise_shares(mechanism: MechanismName, noise_shares: int) -> None:
+    """Refuse a number of shares that the mechanism does not have.
+
+    Raises:
+        ValueError: more than one share where each department adds all noise, or fewer than one.
+    """
+    if noise_shares < 1 or (mechanism == "poisson-dpsgd" and noise_shares != 1):
+        raise ValueError('`noise_shares` is at least 1, and 1 unless `mechanism` is "shared-noise"')
+
 
 class PrivacyBudget(Record, frozen=True, kw_only=True):
     """An (epsilon, delta) pair."""
@@ -25,13 +38,15 @@ class PrivacyBudget(Record, frozen=True, kw_only=True):
 class PrivacyParams(Record, frozen=True, kw_only=True):
     """One attempt's mechanism and the target of the whole run.
 
-    ``noise_multiplier`` is the ratio of the noise's standard deviation to ``max_grad_norm``; ``steps`` are the
-    noisy steps of one round. ``clipping`` says how a unit's gradient is brought within ``max_grad_norm``: ``flat``
-    shortens longer ones, ``automatic`` scales all of them to it; the charge is the same. ``budget`` is what all rounds
-    and spare attempts together satisfy.
+    ``noise_multiplier`` is the ratio of the noise's standard deviation to the sensitivity, which is ``max_grad_norm``
+    and for shared noise the rounding to the ring as well; ``noise_shares`` (h) says how many honest departments' noise
+    it takes to reach it. ``steps`` are the noisy steps of one round; shared noise has one a round, because only the sum
+    of a single step carries its noise in full. ``clipping`` says how a unit's gradient is brought within
+    ``max_grad_norm``: ``flat`` shortens longer ones, ``automatic`` scales all of them to it; the charge is the same.
+    ``budget`` is what all rounds and spare attempts together satisfy.
     """
 
-    mechanism: Literal["poisson-dpsgd"] = "poisson-dpsgd"
+    mechanism: MechanismName = "poisson-dpsgd"
     unit: Literal["record"] = "record"
     relation: Literal["add-remove"] = "add-remove"
     budget: PrivacyBudget
@@ -40,6 +55,7 @@ class PrivacyParams(Record, frozen=True, kw_only=True):
     max_grad_norm: float
     clipping: Literal["flat", "automatic"] = "flat"
     noise_multiplier: float
+    noise_shares: int = 1
     accountant: str = "dp-accounting 0.6 PLD"
 
     def __post_init__(self) -> None:
@@ -52,6 +68,9 @@ class PrivacyParams(Record, frozen=True, kw_only=True):
             raise ValueError("`max_grad_norm` lies in [0.000001, 1000000]")
         if not 0.3 <= self.noise_multiplier <= 1e6:
             raise ValueError("`noise_multiplier` lies in [0.3, 1000000]")
+        require_noise_shares(self.mechanism, self.noise_shares)
+        if self.mechanism == "shared-noise" and self.steps != 1:
+            raise ValueError('`steps` is 1 with `mechanism = "shared-noise"`')
 
 
 class PerformanceFlags(Record, frozen=True, kw_only=True):

@@ -104,7 +104,7 @@ def test_p4_data_that_was_not_judged_by_the_policy_is_not_used(office: Office) -
 
 
 def test_p4_data_judged_under_another_policy_is_not_used(bound: Office, tmp_path: Path) -> None:
-    other = found_office(tmp_path / "other", policy=lambda text: text.replace("max_rounds = 60", "max_rounds = 50"))
+    other = found_office(tmp_path / "other", policy=lambda text: text.replace("max_rounds = 400", "max_rounds = 50"))
     bind_data(other.config, now=NOW)
     declaration_path(bound.binding).write_bytes(declaration_path(other.binding).read_bytes())
     assert code_of(lambda: load_department(bound.config)) == "declaration-unjudged"

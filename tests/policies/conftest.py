@@ -96,7 +96,7 @@ def facts(plan: Plan, policy_text: str, owner: IdentityKey) -> Facts:
             Approval(person="transport-steward", role="steward", digest=plan.digest(), author=False),
             Approval(person="transport-it", role="it", digest=plan.digest(), author=True),
         ),
-        budget=BudgetFacts(epsilon_run=0.99, epsilon_lifetime_after=1.37, fits=True),
+        budget=BudgetFacts(epsilon_run=0.99, epsilon_lifetime_after=1.37, lone_share_after=1.37, fits=True),
         round=1,
         last_round=0,
         aborted_rounds=0,

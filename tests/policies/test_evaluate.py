@@ -154,7 +154,7 @@ def test_p4_the_kill_switch_refuses_in_every_phase(policy: Policy, facts: Facts)
 
 
 ASKS = {
-    "plan.rounds": (1, 60),
+    "plan.rounds": (1, 400),
     "plan.privacy.steps": (1, 200),
     "plan.privacy.sample_rate": (0.01, 0.2),
     "plan.local_optimizer.learning_rate": (0.01, 100.0),

@@ -86,7 +86,7 @@ def test_an_unknown_key_is_one_sentence(policy_text: str) -> None:
         ("minimum_rows = 150", "minimum_rows = true", "minimum_rows"),
         ("minimum_rows = 150", 'minimum_rows = "200"', "minimum_rows"),
         ("minimum_rows = 150\n", "", "minimum_rows"),
-        ("max_rounds = 60", "max_rounds = -1", "max_rounds"),
+        ("max_rounds = 400", "max_rounds = -1", "max_rounds"),
         ("max_sample_rate = 0.2", "max_sample_rate = 1.5", "max_sample_rate"),
         ("max_learning_rate = 100.0", "max_learning_rate = inf", "max_learning_rate"),
         ("max_grad_norm = 10.0", "max_grad_norm = nan", "max_grad_norm"),

@@ -96,8 +96,8 @@ CASES = [
     Case(governance.plan_approved, "facts.plan.rounds", 11, False),  # a changed plan has another digest
     Case(governance.plan_approved, "policy.approval.people", {}, False),
     # R11
-    Case(limits.training_within_bounds, "facts.plan.rounds", 60, True),
-    Case(limits.training_within_bounds, "facts.plan.rounds", 61, False),
+    Case(limits.training_within_bounds, "facts.plan.rounds", 400, True),
+    Case(limits.training_within_bounds, "facts.plan.rounds", 401, False),
     Case(limits.training_within_bounds, "facts.plan.privacy.steps", 150, True),
     Case(limits.training_within_bounds, "facts.plan.privacy.steps", 201, False),
     Case(limits.training_within_bounds, "facts.plan.privacy.sample_rate", 0.2, True),
@@ -123,6 +123,9 @@ CASES = [
     Case(limits.budget_holds, "facts.budget.epsilon_run", math.nan, False),
     Case(limits.budget_holds, "facts.budget.epsilon_lifetime_after", 12.0, True),
     Case(limits.budget_holds, "facts.budget.epsilon_lifetime_after", above(12.0), False),
+    Case(limits.budget_holds, "facts.budget.lone_share_after", 18.0, True),
+    Case(limits.budget_holds, "facts.budget.lone_share_after", above(18.0), False),
+    Case(limits.budget_holds, "facts.budget.lone_share_after", math.nan, False),
     Case(limits.budget_holds, "facts.budget.fits", False, False),
     # R14
     Case(limits.budget_reserved, "facts.reserved", False, False),
