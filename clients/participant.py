@@ -7,6 +7,7 @@ before step 3 is on disk, and nothing that the coordinator can see depends on re
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,7 @@ from clients.training.train import settings_of, train_round
 from policies.evaluate import evaluate
 from policies.facts import Facts, Phase
 from shared.codec import encode, sha256
+from shared.crypto.keys import Entropy
 from shared.crypto.stream import RING_DTYPE
 from shared.errors import (
     CityFedError,
@@ -76,13 +78,20 @@ class Participant:
         source: randomness of sampling and noise; in production
             :class:`~clients.training.noise.OsRandomSource`.
         clock: returns the present time, UTC.
+        entropy: keys, seeds and nonces of the protocol; only tests pass anything but ``os.urandom``.
 
     Attributes:
         last_refusal: why the newest request that was refused was refused; for this department's own people.
     """
 
     def __init__(
-        self, department: Department, *, journal: Journal, source: RandomSource, clock: Callable[[], dt.datetime]
+        self,
+        department: Department,
+        *,
+        journal: Journal,
+        source: RandomSource,
+        clock: Callable[[], dt.datetime],
+        entropy: Entropy = os.urandom,
     ) -> None:
         self.department = department
         self.memory = Memory(journal, clock)
@@ -90,6 +99,7 @@ class Participant:
         self._journal = journal
         self._source = source
         self._clock = clock
+        self._entropy = entropy
         self.last_refusal: CityFedError | None = None
         self._session: _Session | None = None
         self._data_touched = False
@@ -145,7 +155,7 @@ class Participant:
             heads_seen=self.memory.heads,
             own_sequence=self._journal.head.sequence,
         )
-        state, reply = open_epoch(context, self.department.identity)
+        state, reply = open_epoch(context, self.department.identity, entropy=self._entropy)
         opened = EpochOpened(run=request.run, epoch=request.epoch)
         self.memory.write(EntryKind.EPOCH, opened)
         self._session = _Session(plan=plan, roster=roster, epoch_number=request.epoch, epoch=state)

@@ -333,69 +333,6 @@ def test_requests_out_of_order_are_refused(finished: tuple[City, Eavesdropper], 
         ]
 
 
-# --- what the coordinator sees does not depend on records ----------------------------------------------------
-
-
-def seen(ear: Eavesdropper) -> list[tuple[str, str, int]]:
-    """All that a coordinator can measure of replies besides random bytes: who, what kind, how long."""
-    return [(item.department, type(item.answered).__name__, len(item.reply)) for item in ear.heard]
-
-
-def run_over(folder: Path, police_rows: list[list[str]] | None) -> tuple[list[tuple[str, str, int]], list[list[str]]]:
-    """Run a city whose police rows were replaced after binding; return what was seen and every journal's kinds."""
-    with open_city(folder) as city:
-        if police_rows is not None:
-            with Path(city.world.departments[POLICE].binding.source.path).open("a", newline="") as file:
-                csv.writer(file).writerows(police_rows)
-        ear = Eavesdropper()
-        city.coordinator(InMemoryTransport(ear.listen(city.peers))).run(city.basis.initial)
-        assert city.watcher.gone == []
-        return seen(ear), [kinds(item) for item in city.world.participants.values()]
-
-
-@pytest.fixture(scope="module")
-def usual(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple[str, str, int]], list[list[str]]]:
-    return run_over(tmp_path_factory.mktemp("usual") / "city", None)
-
-
-NEIGHBOURS: Mapping[str, list[list[str]]] = {
-    "one row more": [["P-9999", "security", "we need help at the harbour", "1", "never-read"]],
-    "one malformed row": [["P-9999", "security", "we need help at the harbour", "yes", "never-read"]],
-    "one row with too few fields": [["P-9999"]],
-    "a thousand rows more": [["P-9999", "security", "we need help at the harbour", "1", "never-read"]] * 1000,
-    "a text of ten thousand words": [["P-9999", "security", "word " * 10_000, "1", "never-read"]],
-}
-
-
-@pytest.mark.parametrize("name", NEIGHBOURS)
-def test_p1_neighbouring_data_sets_look_the_same_from_outside(
-    tmp_path: Path, usual: tuple[list[tuple[str, str, int]], list[list[str]]], name: str
-) -> None:
-    assert run_over(tmp_path / "city", NEIGHBOURS[name]) == usual
-
-
-def test_p1_a_data_set_emptied_after_binding_looks_the_same_from_outside(
-    tmp_path: Path, usual: tuple[list[tuple[str, str, int]], list[list[str]]]
-) -> None:
-    with open_city(tmp_path) as city:
-        path = Path(city.world.departments[POLICE].binding.source.path)
-        path.write_text(path.read_text().splitlines()[0] + "\n")
-        ear = Eavesdropper()
-        city.coordinator(InMemoryTransport(ear.listen(city.peers))).run(city.basis.initial)
-        assert (seen(ear), [kinds(item) for item in city.world.participants.values()]) == usual
-
-
-def test_p1_equal_seeds_and_neighbouring_rows_change_the_model_and_nothing_else_that_is_public(tmp_path: Path) -> None:
-    models = []
-    for index, rows in enumerate((None, NEIGHBOURS["one row more"] * 20)):
-        with open_city(tmp_path / str(index)) as city:
-            with Path(city.world.departments[POLICE].binding.source.path).open("a", newline="") as file:
-                csv.writer(file).writerows(rows or [])
-            models.append(city.run().model)
-            assert city.world.plan.datasets["police"].public_size == 80
-    assert models[0].tobytes() != models[1].tobytes()
-
-
 # --- nothing of a record gets out ----------------------------------------------------------------------------
 
 
