@@ -9,11 +9,13 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 
 from server.aggregation import weighted_mean
+from server.checkpoint import Checkpoints, NoCheckpoints, Progress, RoundTransport, SavedRun, StandingEpoch
 from server.exchange import NO_ANSWER, encode_once, hand_over
 from server.optimizer import ServerOptimizer
 from server.records import (
@@ -22,10 +24,13 @@ from server.records import (
     EpochReady,
     RoundDone,
     RoundFailed,
+    RoundSummary,
     RunEnded,
     RunOpened,
+    RunResumed,
 )
-from shared.codec import Record, sha256
+from server.results import RoundResult, RunObserver, RunResult, SilentObserver
+from shared.codec import Record, decode, encode, sha256
 from shared.errors import ProtocolError, RoundAbortedError
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, open_signed, sign_record
 from shared.journal import EntryKind, Journal
@@ -52,56 +57,6 @@ from shared.transport import Transport
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, kw_only=True)
-class RoundResult:
-    """What a finished round shows: nothing but the sum's consequences and who took part."""
-
-    round: int
-    survivors: tuple[str, ...]
-    dropouts: tuple[str, ...]
-    model: Vector
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """The released model and the rounds that led to it."""
-
-    model: Vector
-    rounds: tuple[RoundResult, ...]
-
-
-class RunObserver(Protocol):
-    """Hears what happens in a run; must not change it."""
-
-    def phase(self, round_number: int, phase: str) -> None:
-        """A step of a round begins."""
-
-    def missing(self, round_number: int, step: str, department: str, status: str) -> None:
-        """A department gave no usable answer."""
-
-    def closed(self, result: RoundResult) -> None:
-        """A round is finished."""
-
-    def failed(self, round_number: int, error: RoundAbortedError) -> None:
-        """A round ended without a sum."""
-
-
-class SilentObserver:
-    """The null observer."""
-
-    def phase(self, round_number: int, phase: str) -> None:
-        """Ignore."""
-
-    def missing(self, round_number: int, step: str, department: str, status: str) -> None:
-        """Ignore."""
-
-    def closed(self, result: RoundResult) -> None:
-        """Ignore."""
-
-    def failed(self, round_number: int, error: RoundAbortedError) -> None:
-        """Ignore."""
-
-
 @dataclass(frozen=True)
 class _Epoch:
     """A standing epoch and the seals that ride on its first update request."""
@@ -123,6 +78,7 @@ class Coordinator:
         journal: the authority's own journal.
         clock: returns the present time, UTC.
         step_timeout_s: how long one step waits for the slowest department, in seconds.
+        checkpoints: where the run's state is kept, so that another process can go on with it.
     """
 
     plan: Plan
@@ -135,9 +91,11 @@ class Coordinator:
     clock: Callable[[], dt.datetime]
     observer: RunObserver = field(default_factory=SilentObserver)
     step_timeout_s: float = 600.0
+    checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
     _epoch_number: int = 0
     _epoch: _Epoch | None = None
     _optimizer: ServerOptimizer = field(init=False)
+    _carrier: RoundTransport = field(init=False)
 
     def __post_init__(self) -> None:
         self._run = self.plan.run_id()
@@ -146,34 +104,41 @@ class Coordinator:
     # --- a run ---------------------------------------------------------------------------------------------
 
     def run(self, initial_model: Vector) -> RunResult:
-        """Run the plan's rounds; a failed round uses up one attempt.
+        """Run the plan's rounds, or go on with those that a checkpoint left; a failed round uses up one attempt.
 
         Args:
             initial_model: shape (layout.size,), dtype float32; its hash stands in the plan.
 
         Raises:
-            ProtocolError: ``initial-model`` when the model is not the plan's.
+            ProtocolError: ``initial-model`` when the model is not the plan's; ``checkpoint-foreign``.
+            JournalError: ``checkpoint-corrupt``.
             RoundAbortedError: of the last failed round, when the attempts are used up.
+
+        Guarantees:
+            A run that goes on after its process was killed, while the departments lived on, ends with the same model
+            bit for bit: every reply that was received counts as it would have, and nobody trains again.
         """
         self.plan.layout.check(initial_model)
         if model_hash(initial_model).hex() != self.plan.initial_model_sha256:
             raise ProtocolError("initial-model", "The initial model is not the one that the plan names.")
-        opened = RunOpened(run=self._run, plan_digest=self.plan.digest(), cohort=self.plan.cohort)
-        self._log(EntryKind.RUN, opened)
-        done: list[RoundResult] = []
-        failures = 0
-        while len(done) < self.plan.rounds:
-            model = done[-1].model if done else initial_model
+        progress, model = self._begin_or_resume(initial_model)
+        if progress.failures > self.plan.spare_attempts:
+            raise RoundAbortedError("attempts-exhausted", "The run has failed: all attempts of its plan are used up.")
+        while len(progress.rounds) < self.plan.rounds:
+            number = progress.next_round
             try:
-                done.append(self.run_round(len(done) + failures + 1, model, final=len(done) + 1 == self.plan.rounds))
+                result = self.run_round(number, model, final=len(progress.rounds) + 1 == self.plan.rounds)
             except RoundAbortedError as error:
-                self._abort(len(done) + failures + 1, error)
-                failures += 1
-                if failures > self.plan.spare_attempts:
-                    self._log(EntryKind.ENDED, RunEnded(run=self._run, status="failed", rounds=len(done)))
+                self._abort(number, error)
+                progress = self._save(replace(progress, failures=progress.failures + 1), model)
+                if progress.failures > self.plan.spare_attempts:
+                    self._log(EntryKind.ENDED, RunEnded(run=self._run, status="failed", rounds=len(progress.rounds)))
                     raise
-        self._log(EntryKind.ENDED, RunEnded(run=self._run, status="completed", rounds=len(done)))
-        return RunResult(model=done[-1].model, rounds=tuple(done))
+            else:
+                model = result.model
+                progress = self._save(replace(progress, rounds=(*progress.rounds, result.summary)), model)
+        self._log(EntryKind.ENDED, RunEnded(run=self._run, status="completed", rounds=len(progress.rounds)))
+        return RunResult(model=model, rounds=progress.rounds)
 
     def run_round(self, number: int, model: Vector, *, final: bool) -> RoundResult:
         """Run one round, top to bottom.
@@ -181,40 +146,80 @@ class Coordinator:
         Raises:
             RoundAbortedError: when no sum over enough departments can be had; nothing was revealed.
         """
-        # 1 cohort
-        self._phase(number, "cohort")
-        epoch = self._epoch or self._open_epoch(number)
-        self._epoch = epoch
-        collector = self._collector(epoch, number, model)
-        # 2 request updates
-        self._phase(number, "update")
-        self._collect_updates(epoch, collector, number, model)
-        # 3 check pair commitments: unequal means unequal model, participants or settings
-        self._guarded(collector.check_commitments)
-        # 4 confirm survivors, if any dropped
-        self._phase(number, "confirm")
-        questions = self._guarded(collector.confirm_requests)
-        self._ask(number, "confirm", questions, ConfirmReply, collector.receive_confirmation)
-        # 5 reveal
-        self._phase(number, "reveal")
-        self._ask(number, "reveal", self._guarded(collector.reveal_requests), Reveal, collector.receive_reveal)
-        # 6 unmask the ring sum, 7 mean and optimiser step, 8 gate
-        self._phase(number, "unmask")
-        total = self._guarded(collector.unmask)
-        survivors = tuple(collector.survivors)
-        optimizer, moved = self._optimizer.step(model, weighted_mean(total, self.plan, survivors))
-        if not np.isfinite(moved).all():
-            raise RoundAbortedError("model-not-finite", f"Round {number}: the new model holds NaN or infinity.")
-        self._optimizer = optimizer
-        # 9 countersigned receipt and audit
-        self._phase(number, "close")
-        self._close(number, collector, moved, final=final)
+        with self.checkpoints.open_round(number, self.transport) as self._carrier:
+            # 1 cohort
+            self._phase(number, "cohort")
+            epoch = self._epoch or self._open_epoch(number)
+            self._epoch = epoch
+            collector = self._collector(epoch, number, model)
+            # 2 request updates
+            self._phase(number, "update")
+            self._collect_updates(epoch, collector, number, model)
+            # 3 check pair commitments: unequal means unequal model, participants or settings
+            self._guarded(collector.check_commitments)
+            # 4 confirm survivors, if any dropped
+            self._phase(number, "confirm")
+            questions = self._guarded(collector.confirm_requests)
+            self._ask(number, "confirm", questions, ConfirmReply, collector.receive_confirmation)
+            # 5 reveal
+            self._phase(number, "reveal")
+            self._ask(number, "reveal", self._guarded(collector.reveal_requests), Reveal, collector.receive_reveal)
+            # 6 unmask the ring sum, 7 mean and optimiser step, 8 gate
+            self._phase(number, "unmask")
+            total = self._guarded(collector.unmask)
+            survivors = tuple(collector.survivors)
+            optimizer, moved = self._optimizer.step(model, weighted_mean(total, self.plan, survivors))
+            if not np.isfinite(moved).all():
+                raise RoundAbortedError("model-not-finite", f"Round {number}: the new model holds NaN or infinity.")
+            self._optimizer = optimizer
+            # 9 countersigned receipt and audit
+            self._phase(number, "close")
+            digest = self._close(number, collector, moved, final=final)
         dropouts = tuple(name for name in epoch.members if name not in survivors)
         if dropouts:
             self._epoch = None  # membership changed: the next round opens a new epoch
-        result = RoundResult(round=number, survivors=survivors, dropouts=dropouts, model=moved)
+        summary = RoundSummary(round=number, survivors=survivors, dropouts=dropouts, model_hash=digest)
+        result = RoundResult(summary=summary, model=moved)
         self.observer.closed(result)
         return result
+
+    def _begin_or_resume(self, initial_model: Vector) -> tuple[Progress, Vector]:
+        """Return where the run stands: at its start, or where a checkpoint left it."""
+        saved = self.checkpoints.load()
+        if saved is None:
+            self._log(EntryKind.RUN, RunOpened(run=self._run, plan_digest=self.plan.digest(), cohort=self.plan.cohort))
+            return self._save(Progress(run=self._run), initial_model), initial_model
+        progress = saved.progress
+        if progress.run != self._run:
+            raise ProtocolError("checkpoint-foreign", "The checkpoint belongs to another run.")
+        self._log(EntryKind.RESUMED, RunResumed(run=self._run, round=progress.next_round))
+        self._optimizer = self._optimizer.restored(saved.vectors)
+        self._epoch_number = progress.epoch_number
+        self._epoch = None if progress.epoch is None else self._restored(progress.epoch, progress.epoch_number)
+        model = saved.vectors["model"]
+        self.plan.layout.check(model)
+        return progress, model
+
+    def _restored(self, stored: StandingEpoch, number: int) -> _Epoch:
+        """Collect a standing epoch again from what was signed then."""
+        collector = EpochCollector(self._run, number, stored.members, self.roster)
+        for name, advert in stored.adverts.items():
+            collector.receive_advert(name, AdvertReply(advert=advert))
+        for name, seals in stored.seals.items():
+            collector.receive_seals(name, SealReply(seals=seals))
+        return _Epoch(collector=collector, members=stored.members, seals=collector.seals_for())
+
+    def _save(self, progress: Progress, model: Vector) -> Progress:
+        """Keep the state between two rounds."""
+        epoch = self._epoch
+        standing = (
+            None
+            if epoch is None
+            else StandingEpoch(members=epoch.members, adverts=epoch.collector.adverts(), seals=dict(epoch.seals))
+        )
+        progress = replace(progress, epoch_number=self._epoch_number, epoch=standing)
+        self.checkpoints.save(SavedRun(progress, {"model": model, **self._optimizer.moments()}))
+        return progress
 
     # --- steps ---------------------------------------------------------------------------------------------
 
@@ -286,15 +291,32 @@ class Coordinator:
         self._ask(number, "update", requests, MaskedUpdate, collector.receive_update)
         self._require_enough(number, tuple(collector.survivors))
 
-    def _close(self, number: int, collector: RoundCollector, model: Vector, *, final: bool) -> None:
-        """Sign the round's account, collect countersignatures, write both down."""
+    def _close(self, number: int, collector: RoundCollector, model: Vector, *, final: bool) -> bytes:
+        """Sign the round's account once, collect countersignatures, write both down; return the model's hash."""
+        digest = model_hash(model)
+        account = self._carrier.once("account", lambda: encode(self._account(number, collector, digest, final=final)))
+        message = CloseRound(closed=decode(account, Signed))
+        heads: dict[str, Signed] = {}
+
+        def keep(name: DepartmentId, reply: CloseReply) -> None:
+            receipt = open_signed(self.roster.members[name], "head-receipt", reply.receipt, HeadReceipt)
+            if receipt.department != name or receipt.closed_hash != sha256(message.closed.body):
+                raise ProtocolError("head-receipt-foreign", f"The countersignature of {name} is for something else.")
+            heads[name] = reply.receipt
+
+        self._ask(number, "close", dict.fromkeys(collector.survivors, message), CloseReply, keep)
+        self._log(EntryKind.COUNTERSIGNED, Countersigned(run=self._run, round=number, receipts=heads))
+        return digest
+
+    def _account(self, number: int, collector: RoundCollector, model_digest: bytes, *, final: bool) -> Signed:
+        """Write the round down and sign its account."""
         receipts = dict(collector.receipts)
         done = RoundDone(
             run=self._run,
             round=number,
             sid=collector.terms.sid(),
             survivors=tuple(collector.survivors),
-            model_hash=model_hash(model),
+            model_hash=model_digest,
             receipts=receipts,
         )
         self._log(EntryKind.ROUND, done)
@@ -309,17 +331,7 @@ class Coordinator:
             journal_sequence=self.journal.head.sequence,
             journal_head=self.journal.head.digest,
         )
-        message = CloseRound(closed=sign_record(self.authority, "round-closed", closed))
-        heads: dict[str, Signed] = {}
-
-        def keep(name: DepartmentId, reply: CloseReply) -> None:
-            receipt = open_signed(self.roster.members[name], "head-receipt", reply.receipt, HeadReceipt)
-            if receipt.department != name or receipt.closed_hash != sha256(message.closed.body):
-                raise ProtocolError("head-receipt-foreign", f"The countersignature of {name} is for something else.")
-            heads[name] = reply.receipt
-
-        self._ask(number, "close", dict.fromkeys(done.survivors, message), CloseReply, keep)
-        self._log(EntryKind.COUNTERSIGNED, Countersigned(run=self._run, round=number, receipts=heads))
+        return sign_record(self.authority, "round-closed", closed)
 
     # --- plumbing ------------------------------------------------------------------------------------------
 
@@ -339,7 +351,7 @@ class Coordinator:
         if not requests:
             return ()
         waiting, taken = {DepartmentId(name) for name in requests}, []
-        for name, raw in self.transport.exchange(encode_once(requests), timeout_s=self.step_timeout_s):
+        for name, raw in self._carrier.exchange(encode_once(requests), timeout_s=self.step_timeout_s):
             if name in waiting:  # nobody answers twice, nor unasked
                 waiting.remove(name)
                 status = hand_over(name, raw, kind, receive)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from server.coordinator import Coordinator, RunResult
+from server.coordinator import Coordinator
 from server.grid import GridTransport
+from server.results import RunResult
 from shared.identity import DepartmentId
 from shared.parameters import Vector
 from shared.transport import Transport

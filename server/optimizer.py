@@ -5,6 +5,7 @@ All of them are post-processing of a released sum, so none changes the privacy g
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +33,22 @@ class ServerOptimizer:
         """Return the optimiser before its first step."""
         zeros = np.zeros(size, dtype=np.float32)
         return cls(spec=spec, momentum=zeros, variance=np.full(size, spec.tau**2, dtype=np.float32))
+
+    def moments(self) -> dict[str, Vector]:
+        """Return what the next step depends on, by name; nothing for an optimiser without memory."""
+        if self.spec.kind == "fedavg":
+            return {}
+        return {"momentum": self.momentum, "variance": self.variance}
+
+    def restored(self, moments: Mapping[str, Vector]) -> ServerOptimizer:
+        """Return this optimiser as it was when :meth:`moments` was asked; other names are ignored.
+
+        Raises:
+            KeyError: when a moment is missing.
+        """
+        if not self.moments():
+            return self
+        return replace(self, momentum=moments["momentum"], variance=moments["variance"])
 
     def step(self, model: Vector, mean_update: Vector) -> tuple[ServerOptimizer, Vector]:
         """Apply one mean update.

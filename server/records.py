@@ -14,6 +14,13 @@ class RunOpened(Record, frozen=True, kw_only=True):
     cohort: tuple[str, ...]
 
 
+class RunResumed(Record, frozen=True, kw_only=True):
+    """A run goes on after its coordinator was killed; what it had written of this round is written again."""
+
+    run: bytes
+    round: int
+
+
 class EpochReady(Record, frozen=True, kw_only=True):
     """An epoch stands: who takes part."""
 
@@ -41,6 +48,15 @@ class RoundDone(Record, frozen=True, kw_only=True):
     survivors: tuple[str, ...]
     model_hash: bytes
     receipts: dict[str, Signed]
+
+
+class RoundSummary(Record, frozen=True, kw_only=True):
+    """A finished round without its vectors: who is in the sum, who dropped out, the new model by hash."""
+
+    round: int
+    survivors: tuple[str, ...]
+    dropouts: tuple[str, ...]
+    model_hash: bytes
 
 
 class Countersigned(Record, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ class EntryKind(StrEnum):
     HEADS = "heads-seen"
     APPROVAL = "approval"
     RUN = "run-opened"
+    RESUMED = "run-resumed"
     ROSTER = "roster-seen"
     KEY = "key-approved"
     EPOCH = "epoch-opened"

@@ -12,7 +12,8 @@ from clients.binding import bound_contract, load_binding
 from clients.dataset import load_dataset
 from clients.department import Department
 from clients.training.noise import RandomSource
-from server.coordinator import Coordinator, RoundResult, RunResult
+from server.coordinator import Coordinator
+from server.results import RoundResult, RunResult
 from shared.codec import Record
 from shared.errors import CityFedError, ContractError, RoundAbortedError
 from shared.identity import DepartmentId

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from clients.training.noise import RandomSource, UnsafeSeededSource
 from policies.load import department_names, department_policy
-from server.coordinator import Coordinator, RoundResult, RunResult, SilentObserver
+from server.checkpoint import Checkpoints, NoCheckpoints
+from server.coordinator import Coordinator
+from server.results import RoundResult, RunResult, SilentObserver
 from shared.errors import RoundAbortedError
 from shared.identity import DepartmentId
 from shared.plan import LocalOptimizer
@@ -97,7 +99,7 @@ class City:
         """Every department's front door."""
         return {name: participant.handle for name, participant in self.world.participants.items()}
 
-    def coordinator(self, transport: Transport) -> Coordinator:
+    def coordinator(self, transport: Transport, checkpoints: Checkpoints | None = None) -> Coordinator:
         """An honest coordinator over any transport."""
         world = self.world
         return Coordinator(
@@ -110,6 +112,7 @@ class City:
             journal=world.authority_journal,
             clock=now,
             observer=self.watcher,
+            checkpoints=checkpoints or NoCheckpoints(),
         )
 
     def run(self, faults: Sequence[Fault] = ()) -> RunResult:

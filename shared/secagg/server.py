@@ -99,7 +99,15 @@ class EpochCollector:
             RoundAbortedError: ``epoch-incomplete``.
         """
         self._complete(self._seals, "sealed seeds")
-        return dict(self._seals)
+        return {name: self._seals[name] for name in self._cohort}
+
+    def adverts(self) -> dict[str, Signed]:
+        """Return the signed adverts, from which with the seals the same epoch can be collected again.
+
+        Raises:
+            RoundAbortedError: ``epoch-incomplete``.
+        """
+        return dict(self._request().adverts)
 
     def _request(self) -> SealRequest:
         """All adverts, keyed in roster order."""
@@ -273,7 +281,7 @@ class RoundCollector:
             sid=self._sid,
             survivors=self.survivors,
             receipts=self.receipts,
-            confirmations=dict(self._confirmations),
+            confirmations={name: self._confirmations[name] for name in sorted(self._confirmations)},
             envelopes={name: self._envelopes[name][department] for name in self.survivors if name != department},
         )
 

@@ -21,7 +21,8 @@ from clients.records import Approved, Refused
 from clients.training.noise import UnsafeSeededSource
 from policies.policy import SignedPolicy
 from server.audit import OWNER
-from server.coordinator import Coordinator, RoundResult
+from server.coordinator import Coordinator
+from server.results import RoundResult
 from shared.codec import decode, encode
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, fingerprint, sign_record
 from shared.journal import EntryKind, Journal, JournalEntry

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from clients.training.noise import UnsafeSeededSource
 from clients.training.train import settings_of, train_round
-from server.coordinator import RoundResult
+from server.results import RoundResult
 from shared.errors import RoundAbortedError
 from shared.identity import DepartmentId
 from shared.messages import MaskedUpdate, UpdateRequest, decode_reply, decode_request

@@ -71,10 +71,10 @@ def resolution(city: City, asked: int, in_sum: Sequence[str], model: Vector) -> 
 
 def test_p2_without_noise_the_masked_arm_is_a_plain_loop_to_the_rings_resolution(tmp_path: Path) -> None:
     with open_city(tmp_path, small_scenario(tmp_path, rounds=3, spare_attempts=0), source=noiseless) as city:
-        result = city.run()
+        city.run()
         sources = {name: noiseless(name) for name in city.world.departments}
         before = city.basis.initial
-        for item in result.rounds:
+        for item in city.watcher.results:
             expected = before + plain_mean(city, before, sources, FOUR)
             assert np.abs(item.model - expected).max() <= resolution(city, 4, FOUR, item.model)
             before = item.model
@@ -104,12 +104,12 @@ def test_p2_a_department_that_drops_mid_round_leaves_the_exact_sum_of_the_others
         assert result.rounds[1].dropouts == (HEALTH,)
         assert [(number, step, name) for number, step, name, _ in city.watcher.gone] == [(2, "update", HEALTH)]
         sources = {name: noiseless(name) for name in city.world.departments}
-        first = result.rounds[0].model
+        first = city.watcher.results[0].model
         plain_mean(city, city.basis.initial, sources, FOUR)  # the first round moves every stream on
         if kind == "drop-request":
             del sources[DepartmentId(HEALTH)]
         expected = first + plain_mean(city, first, sources, others)
-        assert np.abs(result.rounds[1].model - expected).max() <= resolution(city, 4, others, first)
+        assert np.abs(city.watcher.results[1].model - expected).max() <= resolution(city, 4, others, first)
 
 
 @pytest.mark.parametrize("step", ["reveal", "close"])

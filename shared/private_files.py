@@ -1,0 +1,63 @@
+"""Files that only this account can read: folders with mode 0700, files with mode 0600, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from shared.errors import SetupError
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder and its parents so that only this account can enter it.
+
+    Raises:
+        SetupError: ``home-not-writable``.
+    """
+    try:
+        path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        path.chmod(PRIVATE_FOLDER)
+    except OSError as cause:
+        raise SetupError("home-not-writable", f"{path} cannot be made a private folder: {cause.strerror}.") from cause
+
+
+def write_private_file(path: Path, content: bytes) -> None:
+    """Write a new file that only this account can read (mode 0600).
+
+    Raises:
+        OSError: if the file exists or cannot be written.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_private_file(path: Path, content: bytes) -> None:
+    """Put a file (mode 0600) in place of whatever is there: afterwards the old or the new one, entirely and durably.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # the rename too
+    finally:
+        os.close(folder)
