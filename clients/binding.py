@@ -6,23 +6,21 @@ binding and the contract are compared with that declaration, never the rows.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
 from clients.sources import read_rows
-from shared.codec import Record, canonical_json, load_toml
+from shared.codec import Record, canonical_json, dump_json, load_toml
 from shared.contracts.contract import Contract, agreement_hash, load_contract, packaged_contract
 from shared.contracts.units import check_conversion
 from shared.contracts.validate import RuleFailure, ValidationReport, validate
 from shared.errors import ContractError
 from shared.identity import DEPARTMENT_NAME
+from shared.private_files import replace_private_file
 
 PUBLIC_SIZE_STEP: Final = 10
 """A public size that is not given is the number of usable rows rounded down to a multiple of this."""
@@ -184,19 +182,8 @@ def write_declaration(binding_path: Path, declaration: Declaration) -> Path:
         ContractError: ``declaration-unwritable``.
     """
     target = declaration_path(binding_path)
-    text = msgspec.json.format(msgspec.json.encode(declaration), indent=2) + b"\n"
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # made with mode 0600
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
+        replace_private_file(target, dump_json(declaration))
     except OSError as cause:
         raise ContractError("declaration-unwritable", f"{target} cannot be written: {cause.strerror}.") from cause
     return target

@@ -10,11 +10,12 @@ import sys
 
 import msgspec
 
-from clients.commands import audit, config, data, roster
+from clients.commands import audit, config, data, enrol, roster
 from clients.commands.options import ConfigArgument, JsonOption
 from shared.cli import new_app, print_json, print_lines, run_app
 
-app = new_app("A department's side: bind data, see the budget, check the audit log, approve keys, stop.")
+app = new_app("A department's side: enrol, bind data, see the budget, check the audit log, approve keys, stop.")
+enrol.mount(app)
 app.add_typer(data.app, name="data")
 app.add_typer(audit.app, name="audit")
 app.add_typer(roster.app, name="roster")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 from clients.binding import load_binding, load_declaration
 from clients.department import Department, Trust
-from clients.keystore import load_identity
 from policies.load import open_policy
 from policies.policy import SignedPolicy
+from shared.certificates import TlsFiles, load_tls_files
 from shared.codec import Record, load_toml
 from shared.errors import ConfigError, ContractError
 from shared.identity import DEPARTMENT_NAME, DepartmentId
 from shared.journal import Journal
+from shared.keystore import load_identity
 from shared.privacy.plan import PerformanceFlags
 
 
@@ -29,6 +31,13 @@ class ClientConfig(Record, frozen=True, kw_only=True):
         weights: folder of the base weights; empty when the model needs none.
         feature_cache: file of cached encoder features; empty for none.
         stop_file: kill switch; made by ``cityfed-client stop``.
+        city_ca: certificate of the city's CA; what the authority's server must come from.
+        tls_key: P-256 key for TLS, PEM.
+        node_key: the same key as Flower's SuperNode reads it.
+        tls_certificate: this department's certificate, once it was admitted.
+        fleet: host and port of the authority's Flower gateway.
+        channel: host and port of the authority's update channel.
+        plans: folder of signed plans.
     """
 
     department: str
@@ -44,6 +53,13 @@ class ClientConfig(Record, frozen=True, kw_only=True):
     weights: str = ""
     feature_cache: str = ""
     stop_file: str = "stopped"
+    city_ca: str = "city-ca.crt"
+    tls_key: str = "tls.key"
+    node_key: str = "node.key"
+    tls_certificate: str = "tls.crt"
+    fleet: str = ""
+    channel: str = ""
+    plans: str = "plans"
     performance: PerformanceFlags = PerformanceFlags()
 
     def __post_init__(self) -> None:
@@ -57,7 +73,7 @@ def load_config(path: Path) -> ClientConfig:
     Raises:
         ConfigError: ``file-missing``, ``toml-syntax``, ``toml-content``.
     """
-    return load_toml(_read(path).decode(errors="replace"), ClientConfig, where=str(path))
+    return load_toml(read_file(path).decode(errors="replace"), ClientConfig, where=str(path))
 
 
 def load_department(path: Path) -> Department:
@@ -98,10 +114,25 @@ def load_trust(config: ClientConfig) -> Trust:
         ConfigError: ``key-malformed``.
     """
     return Trust(
-        roster_key=_key(config.roster_key, "roster_key"),
-        authority_key=_key(config.authority_key, "authority_key"),
-        pins={DepartmentId(name): _key(key, f"members.{name}") for name, key in config.members.items()},
+        roster_key=read_key(config.roster_key, "roster_key"),
+        authority_key=read_key(config.authority_key, "authority_key"),
+        pins={DepartmentId(name): read_key(key, f"members.{name}") for name, key in config.members.items()},
     )
+
+
+def load_tls(path: Path, config: ClientConfig, *, now: dt.datetime) -> TlsFiles:
+    """Read what this department presents when it dials the authority, checked for today.
+
+    Raises:
+        ConfigError: as :func:`shared.certificates.load_tls_files`; ``not-admitted``.
+        ProtocolError: as :func:`shared.certificates.load_tls_files`.
+    """
+    folder = path.parent
+    if not (folder / config.tls_certificate).exists():
+        raise ConfigError(
+            "not-admitted", f"{folder / config.tls_certificate} is not there: install the city's admission first."
+        )
+    return load_tls_files(folder / config.tls_key, folder / config.tls_certificate, folder / config.city_ca, now=now)
 
 
 def load_policy(path: Path, config: ClientConfig) -> SignedPolicy:
@@ -112,9 +143,9 @@ def load_policy(path: Path, config: ClientConfig) -> SignedPolicy:
     """
     folder = path.parent
     return open_policy(
-        _read(folder / config.policy),
-        _read(folder / config.policy_signature),
-        _key(config.policy_owner_key, "policy_owner_key"),
+        read_file(folder / config.policy),
+        read_file(folder / config.policy_signature),
+        read_key(config.policy_owner_key, "policy_owner_key"),
         where=str(folder / config.policy),
     )
 
@@ -125,16 +156,24 @@ def open_journal(path: Path) -> Journal:
     return Journal.open(path.parent / config.journal, owner=config.department)
 
 
-def _read(path: Path) -> bytes:
-    """Read a file or say which one is missing."""
+def read_file(path: Path) -> bytes:
+    """Read a file or say which one is missing.
+
+    Raises:
+        ConfigError: ``file-missing``.
+    """
     try:
         return path.read_bytes()
     except OSError as cause:
         raise ConfigError("file-missing", f"{path} cannot be read.") from cause
 
 
-def _key(text: str, field: str) -> bytes:
-    """Read a public key in hex."""
+def read_key(text: str, field: str) -> bytes:
+    """Read a public key in hex.
+
+    Raises:
+        ConfigError: ``key-malformed``.
+    """
     try:
         key = bytes.fromhex(text)
     except ValueError:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from clients.config import load_config, load_trust, open_journal
+from clients.config import load_config, load_trust, open_journal, read_file
 from clients.memory import Memory
 from clients.records import KeyApproved
 from shared.codec import Record, decode
 from shared.errors import ConfigError
-from shared.identity import MAX_SIGNED_BYTES, DepartmentId, Roster, Signed, fingerprint
+from shared.identity import MAX_SIGNED_BYTES, DepartmentId, Roster, Signed, fingerprint, read_fingerprints
 from shared.journal import EntryKind
 from shared.roster import KeyState, key_states, open_roster
-
-_FINGERPRINT_DIGITS = 32
 
 
 class MemberView(Record, frozen=True, kw_only=True):
@@ -73,7 +70,7 @@ def approve_keys(config_path: Path, words: Sequence[str], file: Path | None) -> 
         file: the roster that lists the keys; None for the newest one that this node was shown.
 
     Returns:
-        The approved members.
+        The approved members. A roster from a file counts from now on: nobody can show an older one here.
 
     Raises:
         ConfigError: ``fingerprint-malformed``, ``fingerprint-unknown``, and as :func:`roster_view`. Nothing is approved
@@ -81,8 +78,8 @@ def approve_keys(config_path: Path, words: Sequence[str], file: Path | None) -> 
         ProtocolError: as :func:`roster_view`.
         JournalError: as :func:`roster_view`.
     """
-    wanted = _fingerprints(words)
-    with _opened(config_path, file) as (memory, roster, pins):
+    wanted = read_fingerprints(words)
+    with _opened(config_path, file, remember=True) as (memory, roster, pins):
         owners = {fingerprint(roster.members[name]): name for name in roster.ordered()}
         for printed in wanted:
             if printed not in owners:
@@ -102,32 +99,20 @@ def _member(roster: Roster, name: DepartmentId, state: KeyState) -> MemberView:
     return MemberView(department=name, fingerprint=fingerprint(roster.members[name]), state=state)
 
 
-def _fingerprints(words: Sequence[str]) -> list[str]:
-    """Read fingerprints of 32 hex digits each, however they are spaced."""
-    digits = "".join("".join(words).split()).lower()
-    if not digits or len(digits) % _FINGERPRINT_DIGITS or not re.fullmatch(r"[0-9a-f]+", digits):
-        raise ConfigError("fingerprint-malformed", "A fingerprint is 8 groups of 4 hex digits.")
-    groups = [digits[at : at + 4] for at in range(0, len(digits), 4)]
-    return [" ".join(groups[at : at + 8]) for at in range(0, len(groups), 8)]
-
-
 @contextmanager
-def _opened(config_path: Path, file: Path | None) -> Iterator[tuple[Memory, Roster, dict[DepartmentId, bytes]]]:
+def _opened(
+    config_path: Path, file: Path | None, *, remember: bool = False
+) -> Iterator[tuple[Memory, Roster, dict[DepartmentId, bytes]]]:
     """Open the journal; yield what it remembers, the roster that is meant, and the keys that count now."""
     trust = load_trust(load_config(config_path))
     with open_journal(config_path) as journal:
         memory = Memory(journal, lambda: dt.datetime.now(dt.UTC))
         roster = memory.roster
         if file is not None:
-            roster = open_roster(_read(file), roster_key=trust.roster_key, newest=memory.roster)
+            signed = decode(read_file(file), Signed, max_bytes=2 * MAX_SIGNED_BYTES)
+            roster = open_roster(signed, roster_key=trust.roster_key, newest=memory.roster)
+            if remember:
+                memory.see_roster(signed, roster)
         if roster is None:
             raise ConfigError("roster-unknown", "No roster was shown to this node yet; name the file of one.")
         yield memory, roster, trust.pins | memory.keys
-
-
-def _read(file: Path) -> Signed:
-    """Read a signed roster as it travels."""
-    try:
-        return decode(file.read_bytes(), Signed, max_bytes=2 * MAX_SIGNED_BYTES)
-    except OSError as cause:
-        raise ConfigError("file-missing", f"{file} cannot be read.") from cause

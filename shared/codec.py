@@ -38,6 +38,9 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 MAX_MESSAGE_BYTES = 1 << 30
 """Largest message that any decoder looks at (1 GiB)."""
 
+MAX_FILE_BYTES = 16 << 20
+"""Largest JSON file that is looked at (16 MiB)."""
+
 
 def encode(record: msgspec.Struct) -> bytes:
     """Encode a record as MessagePack; field order is the declaration order, so equal records give equal bytes."""
@@ -89,6 +92,40 @@ def load_toml(text: str, record_type: type[T], *, where: str, error: type[CityFe
     except msgspec.ValidationError as cause:
         sentence = str(cause).replace(" - at `$", " at `")
         raise error("toml-content", f"{where}: {sentence}.") from cause
+
+
+def load_json(
+    data: bytes,
+    record_type: type[T],
+    *,
+    where: str,
+    max_bytes: int = MAX_FILE_BYTES,
+    error: type[CityFedError] = ConfigError,
+) -> T:
+    """Parse a JSON file that people carry from one office to another; bytes stand in it as base64.
+
+    Args:
+        data: the document.
+        record_type: the :class:`Record` subclass to build.
+        where: file name or description used in the sentence.
+        max_bytes: refuse a longer document before parsing it.
+        error: family to raise.
+
+    Raises:
+        CityFedError: of the family ``error``, with code ``json-too-large`` or ``json-content``.
+    """
+    if len(data) > max_bytes:
+        raise error("json-too-large", f"{where} has {len(data)} bytes; at most {max_bytes} are allowed.")
+    try:
+        return msgspec.json.decode(data, type=record_type)
+    except (msgspec.DecodeError, RecursionError) as cause:
+        sentence = str(cause).replace(" - at `$", " at `")
+        raise error("json-content", f"{where}: {sentence}.") from cause
+
+
+def dump_json(record: msgspec.Struct) -> bytes:
+    """Return a record as indented JSON with a newline at its end."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
 
 def parse_toml(text: str, *, where: str, error: type[CityFedError] = ConfigError) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Annotated, NewType, TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from shared.codec import Number, Record, decode, encode, sha256
-from shared.errors import ProtocolError
+from shared.errors import ConfigError, ProtocolError
 
 DepartmentId = NewType("DepartmentId", str)
 """A department's name on the roster, for example ``transport``."""
@@ -27,6 +28,8 @@ MAX_DEPARTMENTS = 1000
 
 MAX_SIGNED_BYTES = 1 << 22
 """Longest signed body (4 MiB); the largest is a plan with its layout, or the seals of a very large cohort."""
+
+FINGERPRINT_DIGITS = 32
 
 T = TypeVar("T")
 
@@ -91,8 +94,21 @@ def _labelled(label: str, body: bytes) -> bytes:
 
 def fingerprint(public: bytes) -> str:
     """Return the fingerprint that two people compare over the telephone: 8 groups of 4 hex digits."""
-    digest = hashlib.sha256(b"cityfed/1/fingerprint\x00" + public).hexdigest()[:32]
-    return " ".join(digest[i : i + 4] for i in range(0, 32, 4))
+    digest = hashlib.sha256(b"cityfed/1/fingerprint\x00" + public).hexdigest()[:FINGERPRINT_DIGITS]
+    return " ".join(digest[i : i + 4] for i in range(0, FINGERPRINT_DIGITS, 4))
+
+
+def read_fingerprints(words: Iterable[str]) -> list[str]:
+    """Read fingerprints as people type them, with or without spaces, one or several.
+
+    Raises:
+        ConfigError: ``fingerprint-malformed``.
+    """
+    digits = "".join("".join(words).split()).lower()
+    if not digits or len(digits) % FINGERPRINT_DIGITS or not re.fullmatch(r"[0-9a-f]+", digits):
+        raise ConfigError("fingerprint-malformed", "A fingerprint is 8 groups of 4 hex digits.")
+    groups = [digits[at : at + 4] for at in range(0, len(digits), 4)]
+    return [" ".join(groups[at : at + 8]) for at in range(0, len(groups), 8)]
 
 
 def sign_record(key: IdentityKey, label: str, record: msgspec.Struct) -> Signed:

@@ -41,6 +41,7 @@ class EntryKind(StrEnum):
     RUN = "run-opened"
     RESUMED = "run-resumed"
     ROSTER = "roster-seen"
+    ISSUED = "roster-issued"
     KEY = "key-approved"
     EPOCH = "epoch-opened"
     ROUND = "round-closed"

@@ -40,6 +40,21 @@ def endorse_key(old: IdentityKey, *, city: str, department: str, key: bytes) -> 
     return old.sign(ENDORSEMENT_LABEL, encode(KeyEndorsement(city=city, department=department, key=key)))
 
 
+def verify_endorsement(old: bytes, signature: bytes, *, city: str, department: str, key: bytes) -> None:
+    """Check the word of a department's old key for its new one.
+
+    Raises:
+        ProtocolError: ``endorsement-invalid``.
+    """
+    body = encode(KeyEndorsement(city=city, department=department, key=key))
+    try:
+        verify_bytes(old, ENDORSEMENT_LABEL, body, signature)
+    except ProtocolError as cause:
+        raise ProtocolError(
+            "endorsement-invalid", f"The present key of {department} does not vouch for the new one."
+        ) from cause
+
+
 def open_roster(signed: Signed, *, roster_key: bytes, newest: Roster | None) -> Roster:
     """Verify a signed roster, whatever keys it lists.
 
@@ -94,9 +109,8 @@ def _key_state(roster: Roster, name: DepartmentId, pin: bytes | None) -> KeyStat
         return KeyState.NEW
     if key == pin:
         return KeyState.APPROVED
-    body = encode(KeyEndorsement(city=roster.city, department=name, key=key))
     try:
-        verify_bytes(pin, ENDORSEMENT_LABEL, body, roster.endorsements.get(name, b""))
+        verify_endorsement(pin, roster.endorsements.get(name, b""), city=roster.city, department=name, key=key)
     except ProtocolError:
         return KeyState.CHANGED
     return KeyState.ENDORSED

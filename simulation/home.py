@@ -15,13 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import SetupError
-
 HOME_VARIABLE = "CITYFED_HOME"
 DEFAULT_HOME = ".cityfed"
-
-PRIVATE_FILE = 0o600
-PRIVATE_FOLDER = 0o700
 
 
 @dataclass(frozen=True)
@@ -57,27 +52,3 @@ class Home:
 def find_home(environ: Mapping[str, str] = os.environ) -> Home:
     """Return the home that ``CITYFED_HOME`` names, or ``.cityfed`` under the current directory."""
     return Home(Path(environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser().absolute())
-
-
-def make_private_folder(path: Path) -> None:
-    """Make a folder and its parents so that only this account can enter it.
-
-    Raises:
-        SetupError: ``home-not-writable``.
-    """
-    try:
-        path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        path.chmod(PRIVATE_FOLDER)
-    except OSError as cause:
-        raise SetupError("home-not-writable", f"{path} cannot be made a private folder: {cause.strerror}.") from cause
-
-
-def write_private_file(path: Path, content: bytes) -> None:
-    """Write a new file that only this account can read (mode 0600).
-
-    Raises:
-        OSError: if the file exists or cannot be written.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.errors import SetupError
-from simulation.home import PRIVATE_FOLDER, write_private_file
+from shared.private_files import PRIVATE_FOLDER, write_private_file
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,7 @@ from pathlib import Path
 import tomli_w
 
 from shared.errors import ConfigError
-from simulation.home import make_private_folder, write_private_file
+from shared.private_files import make_private_folder, write_private_file
 
 TRAIN_BINDING = "binding.toml"
 HOLDOUT_BINDING = "holdout.toml"

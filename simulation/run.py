@@ -28,8 +28,9 @@ from shared.errors import ConfigError
 from shared.identity import DepartmentId
 from shared.privacy.accountant import epsilon, event_of
 from shared.privacy.plan import PrivacyBudget, PrivacyParams
+from shared.private_files import make_private_folder
 from shared.tasks.features import HASHED_WORDS_SHA256
-from simulation.home import Home, make_private_folder
+from simulation.home import Home
 from simulation.progress import Progress
 from simulation.report import write_report
 from simulation.report.card import model_card

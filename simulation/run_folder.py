@@ -8,7 +8,7 @@ import msgspec
 
 from shared.errors import ConfigError
 from shared.plan import Plan
-from simulation.home import make_private_folder
+from shared.private_files import make_private_folder
 from simulation.scenario import Scenario
 from simulation.study import SeedResult
 from simulation.summary import write_whole

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import ModelError, SetupError
-from simulation.home import PRIVATE_FOLDER, Home, make_private_folder, write_private_file
+from shared.private_files import PRIVATE_FOLDER, make_private_folder, write_private_file
+from simulation.home import Home
 from simulation.routing import (
     BINDING_FILE,
     DEPARTMENTS,

@@ -21,12 +21,12 @@ from shared.journal import Journal
 from shared.parameters import Vector
 from shared.plan import LocalOptimizer, Plan
 from shared.privacy.plan import PrivacyParams
+from shared.private_files import make_private_folder
 from shared.tasks.device import resolve_device
 from shared.tasks.features import FeatureCache
 from shared.tasks.metrics import average_precision
 from shared.tasks.text import Prepared, pool, predict_scores, prepare
 from simulation.arms import Solo, solo_charge
-from simulation.home import make_private_folder
 from simulation.network import InMemoryTransport
 from simulation.progress import Progress
 from simulation.rows import Split

@@ -20,7 +20,6 @@ from clients.binding import Declaration, bound_contract, load_binding
 from clients.config import ClientConfig, load_department, open_journal
 from clients.data_check import bind_data
 from clients.department import Department
-from clients.keystore import save_identity
 from clients.participant import Participant
 from clients.records import Approved
 from clients.training.noise import RandomSource
@@ -32,11 +31,12 @@ from shared.contracts.contract import agreement_hash
 from shared.errors import ConfigError
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, fingerprint, sign_record
 from shared.journal import EntryKind, Journal
+from shared.keystore import save_identity
 from shared.parameters import Layout, Vector
 from shared.plan import ModelSpec, Plan
 from shared.privacy.plan import PerformanceFlags, PrivacyParams
+from shared.private_files import make_private_folder, write_private_file
 from shared.tasks.text import initial_parameters, layout_of
-from simulation.home import make_private_folder, write_private_file
 from simulation.rows import Split
 from simulation.scenario import Scenario
 

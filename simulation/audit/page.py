@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from shared.private_files import make_private_folder
 from simulation.audit.bound import CONFIDENCE
 from simulation.audit.inversion import RECOVERED
 from simulation.audit.run import AuditResult, ClaimResult, Verdict
 from simulation.audit.sensitivity import TOLERANCE
-from simulation.home import make_private_folder
 from simulation.report import figures
 from simulation.report.document import Document, Items, Paragraph, Section, Table, Tile
 from simulation.report.markdown import render_markdown

@@ -12,10 +12,10 @@ import tomli_w
 
 from clients.binding import bound_contract, load_binding
 from clients.config import ClientConfig
-from clients.keystore import save_identity
 from policies.load import complete, sign_policy
 from shared.contracts.contract import agreement_hash
 from shared.identity import IdentityKey, fingerprint
+from shared.keystore import save_identity
 from tests.city import MESSAGES, lowered_policy
 
 Edit = Callable[[str], str]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from clients.keystore import load_identity, save_identity
 from shared.errors import CityFedError, ConfigError
 from shared.identity import IdentityKey
+from shared.keystore import load_identity, save_identity
 
 
 @pytest.fixture

@@ -1,0 +1,87 @@
+"""The authority's configuration: one TOML file in its home."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from server.home import AuthorityHome
+from shared.codec import Record, load_toml
+from shared.errors import ConfigError
+from shared.identity import DEPARTMENT_NAME
+
+
+class ServerConfig(Record, frozen=True, kw_only=True):
+    """Names and addresses of the authority.
+
+    Attributes:
+        city: the city's name.
+        hosts: names and addresses that departments dial; they stand in the server's certificate.
+        listen: address that the gateway and the update channel listen on.
+        fleet: host and port of the Flower gateway, as departments dial it.
+        channel: host and port of the update channel, as departments dial it.
+        weights: folder of the base weights, relative to this file; empty when no plan needs any.
+    """
+
+    city: str
+    hosts: tuple[str, ...]
+    listen: str
+    fleet: str
+    channel: str
+    weights: str = ""
+
+    def __post_init__(self) -> None:
+        if not DEPARTMENT_NAME.fullmatch(self.city):
+            raise ValueError("`city` is a lower-case name such as `metropolis`")
+        if not self.hosts:
+            raise ValueError("`hosts` names at least one host")
+        for address in (self.fleet, self.channel):
+            split_address(address)
+
+
+def new_config(
+    city: str, hosts: Sequence[str], *, listen: str | None, fleet_port: int, channel_port: int
+) -> ServerConfig:
+    """Return the configuration of a new city, whose first host stands in its addresses.
+
+    Raises:
+        ConfigError: ``city-name``, ``host-malformed``, ``port-range``.
+    """
+    if not DEPARTMENT_NAME.fullmatch(city):
+        raise ConfigError("city-name", "A city's name is lower-case, such as `metropolis`.")
+    if not all(0 < port < 1 << 16 for port in (fleet_port, channel_port)):
+        raise ConfigError("port-range", "A port lies in 1..65535.")
+    host = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
+    return ServerConfig(
+        city=city,
+        hosts=tuple(hosts),
+        listen=listen or hosts[0],
+        fleet=f"{host}:{fleet_port}",
+        channel=f"{host}:{channel_port}",
+    )
+
+
+def load_server(home: AuthorityHome) -> ServerConfig:
+    """Read the authority's configuration.
+
+    Raises:
+        ConfigError: ``city-missing``, ``toml-syntax``, ``toml-content``.
+    """
+    try:
+        text = home.config.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise ConfigError(
+            "city-missing", f"{home.config} cannot be read: found the city with `cityfed-server city init`."
+        ) from cause
+    return load_toml(text, ServerConfig, where=str(home.config))
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of ``host:port``; an IPv6 address stands in brackets.
+
+    Raises:
+        ValueError: it is none.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ValueError("an address is `host:port`, the port in 1..65535")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,165 @@
+"""The three files that people carry when a department joins a city; none of them holds a secret (protocol 8).
+
+``city.json`` goes from the authority to the departments, an enrolment request back, an admission forth. What counts is
+compared over a second channel: the city's fingerprint before a department believes ``city.json``, the department's
+before the authority admits it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from shared.certificates import load_certificate
+from shared.codec import Hash, Record, decode, load_json, sha256
+from shared.errors import ConfigError, ProtocolError
+from shared.identity import (
+    DEPARTMENT_NAME,
+    IdentityKey,
+    Name,
+    PublicKey,
+    Signature,
+    Signed,
+    fingerprint,
+    read_fingerprints,
+    sign_record,
+    verify_bytes,
+)
+
+ENROLMENT_LABEL: Final = "enrolment"
+
+Pem = Annotated[str, msgspec.Meta(max_length=1 << 14)]
+Address = Annotated[str, msgspec.Meta(max_length=300)]
+
+
+class CityFile(Record, frozen=True, kw_only=True):
+    """A city in public: who issues certificates, signs rosters and plans, and where the authority listens.
+
+    Attributes:
+        city: the city's name.
+        ca_certificate: PEM.
+        roster_key: public key that signs rosters.
+        plan_key: public key that signs plans and accounts of rounds.
+        fleet: host and port of the Flower gateway.
+        channel: host and port of the update channel.
+    """
+
+    version: Literal[1] = 1
+    city: Name
+    ca_certificate: Pem
+    roster_key: PublicKey
+    plan_key: PublicKey
+    fleet: Address
+    channel: Address
+
+    def certificate(self) -> x509.Certificate:
+        """Return the CA's certificate.
+
+        Raises:
+            ProtocolError: ``certificate-malformed``.
+        """
+        return load_certificate(self.ca_certificate.encode(), where="The city's CA certificate")
+
+    def digest(self) -> bytes:
+        """Return the hash of everything that is trusted; addresses may change, the server's certificate proves them.
+
+        Raises:
+            ProtocolError: ``certificate-malformed``.
+        """
+        return sha256(
+            b"city", self.city.encode(), self.certificate().public_bytes(Encoding.DER), self.roster_key, self.plan_key
+        )
+
+    def fingerprint(self) -> str:
+        """Return what two offices compare over the telephone.
+
+        Raises:
+            ProtocolError: ``certificate-malformed``.
+        """
+        return fingerprint(self.digest())
+
+
+class EnrolmentRequest(Record, frozen=True, kw_only=True):
+    """What a department asks the authority to certify; it signs this with ``identity``, label ``enrolment``.
+
+    Attributes:
+        city: :meth:`CityFile.digest` of the city that is meant.
+        department: the name on the roster.
+        identity: public key of the aggregation identity.
+        signing_request: DER; proves the TLS key.
+        endorsement: for a changed identity the old key's word for the new one, see :func:`shared.roster.endorse_key`.
+    """
+
+    version: Literal[1] = 1
+    city: Hash
+    department: Name
+    identity: PublicKey
+    signing_request: Annotated[bytes, msgspec.Meta(max_length=1 << 14)]
+    endorsement: Signature | None = None
+
+    def __post_init__(self) -> None:
+        if not DEPARTMENT_NAME.fullmatch(self.department) or self.department == "authority":
+            raise ValueError("`department` is a lower-case name such as `transport`, not `authority`")
+
+
+class Admission(Record, frozen=True, kw_only=True):
+    """What the authority answers: the department's certificate (PEM) and the roster that it is on."""
+
+    version: Literal[1] = 1
+    department: Name
+    certificate: Pem
+    roster: Signed
+
+
+def sign_request(identity: IdentityKey, request: EnrolmentRequest) -> Signed:
+    """Sign a request with the identity that it names: this binds the TLS key to the fingerprint that people compare."""
+    return sign_record(identity, ENROLMENT_LABEL, request)
+
+
+def open_request(signed: Signed) -> EnrolmentRequest:
+    """Verify a request with the key that it names itself; whose key that is, people have to find out.
+
+    Raises:
+        ProtocolError: ``message-malformed``, ``signature-invalid``.
+    """
+    request = decode(signed.body, EnrolmentRequest)
+    verify_bytes(request.identity, ENROLMENT_LABEL, signed.body, signed.signature)
+    return request
+
+
+def read_city(data: bytes, *, where: str) -> CityFile:
+    """Read ``city.json``.
+
+    Raises:
+        ConfigError: ``json-too-large``, ``json-content``.
+        ProtocolError: ``certificate-malformed``.
+    """
+    city = load_json(data, CityFile, where=where)
+    city.certificate()
+    return city
+
+
+def require_fingerprint(given: str | None, actual: str, *, whose: str) -> None:
+    """Refuse to go on before a person compared a fingerprint over a second channel.
+
+    Args:
+        given: the fingerprint as it was typed, with or without spaces; None when it was not.
+        actual: the fingerprint of what lies here.
+        whose: for the sentence, for example ``city metropolis``.
+
+    Raises:
+        ConfigError: ``fingerprint-unconfirmed``, ``fingerprint-malformed``.
+        ProtocolError: ``fingerprint-mismatch``.
+    """
+    if given is None:
+        raise ConfigError(
+            "fingerprint-unconfirmed",
+            f"The fingerprint of {whose} is {actual}: compare it by telephone, then repeat this with --fingerprint.",
+        )
+    if read_fingerprints([given]) != [actual]:
+        raise ProtocolError(
+            "fingerprint-mismatch", f"The fingerprint of {whose} is {actual}, not the one that was typed."
+        )

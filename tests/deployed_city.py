@@ -1,0 +1,120 @@
+"""A whole city on disk, provisioned by the code that a real one runs: authority home and one home per department.
+
+Used by whatever needs keys, certificates, homes or an approved plan without going through the commands.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import tomli_w
+
+from clients.binding import bound_contract, load_binding
+from clients.config import load_config
+from clients.data_check import bind_data
+from clients.enrol import CONFIG_FILE, enrol, install_admission
+from clients.roster import approve_keys
+from policies.load import complete, sign_policy
+from server.city import found_city, load_city
+from server.config import new_config
+from server.home import AuthorityHome
+from server.roster import admit, load_members, read_request
+from shared.codec import dump_json
+from shared.contracts.contract import agreement_hash
+from shared.identity import IdentityKey, fingerprint
+from shared.private_files import replace_private_file
+from tests.city import FOUR, binding_of, lowered_policy
+
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True)
+class DeployedCity:
+    """Where everything lies, and the keys of the departments' policy owners."""
+
+    folder: Path
+    authority: AuthorityHome
+    policy_owners: dict[str, IdentityKey]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.policy_owners)
+
+    def home(self, department: str) -> Path:
+        return self.folder / department
+
+    def config(self, department: str) -> Path:
+        return self.home(department) / CONFIG_FILE
+
+    def edit_config(self, department: str, **changes: object) -> None:
+        path = self.config(department)
+        path.write_text(tomli_w.dumps({**msgspec.toml.decode(path.read_bytes()), **changes}))
+
+
+def now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def found(folder: Path, *, city: str = "metropolis", hosts: Sequence[str] = LOOPBACK, **ports: int) -> AuthorityHome:
+    """Found a city; ports as `fleet_port` and `channel_port`."""
+    home = AuthorityHome(folder / "authority")
+    settings = {"fleet_port": 9443, "channel_port": 9444} | ports
+    found_city(home, new_config(city, hosts, listen="127.0.0.1", **settings), now=now())
+    return home
+
+
+def join(city: DeployedCity, department: str) -> None:
+    """Enrol a department and have it admitted, as its people and the authority's would."""
+    home, described = city.home(department), load_city(city.authority)
+    enrolled = enrol(
+        home,
+        department,
+        city_file=city.authority.city,
+        city_fingerprint=described.fingerprint(),
+        policy_owner_key=city.policy_owners[department].public.hex(),
+    )
+    request = read_request(enrolled.request)
+    admission = admit(city.authority, request, fingerprint_typed=enrolled.fingerprint, now=now())
+    replace_private_file(home / "admission.json", dump_json(admission))
+    install_admission(home / CONFIG_FILE, home / "admission.json", now=now())
+
+
+def bind(city: DeployedCity, department: str) -> None:
+    """Give a department its fixture's rows, a signed policy that the small fixture meets, and a declaration."""
+    home, source = city.home(department), binding_of(department)
+    shutil.copy(source, home / "binding.toml")
+    shutil.copy(source.with_suffix(".csv"), home)
+    described = load_city(city.authority)
+    text = complete(
+        Path(lowered_policy(city.folder, department)).read_text(),
+        contract_hash=agreement_hash(bound_contract(load_binding(home / "binding.toml"))),
+        plan_key_fingerprint=fingerprint(described.plan_key),
+        roster_key_fingerprint=fingerprint(described.roster_key),
+    ).encode()
+    config = load_config(city.config(department))
+    (home / config.policy).write_bytes(text)
+    (home / config.policy_signature).write_bytes(sign_policy(city.policy_owners[department], text).signature)
+    bind_data(city.config(department), now=now())
+
+
+def compare_keys(city: DeployedCity) -> None:
+    """Let every department approve every member's key by its fingerprint."""
+    members = load_members(city.authority).roster.members
+    for department in city.names:
+        approve_keys(city.config(department), [fingerprint(key) for key in members.values()], city.authority.roster)
+
+
+def deploy_city(folder: Path, names: Sequence[str] = FOUR, **ports: int) -> DeployedCity:
+    """Provision a whole city: every department enrolled, admitted, bound, and knowing every key."""
+    folder.mkdir(parents=True, exist_ok=True)
+    city = DeployedCity(folder, found(folder, **ports), {name: IdentityKey.generate() for name in names})
+    for name in names:
+        join(city, name)
+        bind(city, name)
+    compare_keys(city)
+    return city
