@@ -22,12 +22,13 @@ from pathlib import Path
 import msgspec
 
 from clients.training.noise import OsRandomSource, RandomSource
-from server.plans import calibrated_privacy
+from server.asks import PACKAGED, ModelBasis
+from server.asks import calibrate as calibrate_ask
 from server.release import MODEL_FILE, file_digest, write_model
 from shared.errors import ConfigError
 from shared.identity import DepartmentId
 from shared.privacy.accountant import epsilon, event_of
-from shared.privacy.plan import PrivacyBudget, PrivacyParams
+from shared.privacy.plan import PrivacyParams
 from shared.private_files import make_private_folder
 from shared.tasks.features import HASHED_WORDS_SHA256
 from simulation.home import Home
@@ -36,7 +37,7 @@ from simulation.report import write_report
 from simulation.report.card import model_card
 from simulation.rows import Split, split_rows
 from simulation.run_folder import PLAN_FILE, claim_folder, finished_seeds, next_world, read_plan, seed_file, seeds_of
-from simulation.scenario import PACKAGED, Scenario, load_scenario
+from simulation.scenario import Scenario, load_scenario
 from simulation.setup import ensure_setup
 from simulation.statistics import arm_summary, gain_summary
 from simulation.study import METRIC, Released, SeedResult, SeedStudy, Stopwatch
@@ -51,7 +52,7 @@ from simulation.summary import (
     write_summary,
     write_whole,
 )
-from simulation.world import ModelBasis, now
+from simulation.world import now
 
 CARD_FILE = "MODEL_CARD.md"
 PACKAGES = ("flwr", "torch", "opacus", "transformers", "dp-accounting", "cryptography", "pandas", "numpy")
@@ -188,14 +189,7 @@ def gather_inputs(scenario: Scenario, scenario_folder: Path, home: Home, out: Pa
 
 def calibrate(scenario: Scenario) -> PrivacyParams:
     """Return the privacy parameters of a scenario, calibrated over all rounds and spare attempts."""
-    ask = scenario.privacy
-    return calibrated_privacy(
-        PrivacyBudget(epsilon=ask.epsilon, delta=ask.delta),
-        sample_rate=ask.sample_rate,
-        steps=ask.steps,
-        attempts=scenario.rounds + scenario.spare_attempts,
-        max_grad_norm=ask.max_grad_norm,
-    )
+    return calibrate_ask(scenario.privacy, attempts=scenario.rounds + scenario.spare_attempts)
 
 
 def conclude(

@@ -6,21 +6,19 @@ naming the key.
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import tomli_w
 
+from server.asks import PACKAGED, ModelChoice, PrivacyAsk, packaged_scenario
 from shared.codec import Record, load_toml, parse_toml, sha256
 from shared.errors import ConfigError
 from shared.identity import DEPARTMENT_NAME
-from shared.plan import LocalOptimizer, ModelSpec, ServerOptimizerSpec, TaskSpec
+from shared.plan import LocalOptimizer, ServerOptimizerSpec, TaskSpec
 from shared.privacy.plan import PerformanceFlags
 from simulation.network import Fault
-
-PACKAGED = ("emergency-triage", "emergency-triage-epsilon-3")
 
 
 class ScenarioDepartment(Record, frozen=True, kw_only=True):
@@ -58,47 +56,12 @@ class DataSettings(Record, frozen=True, kw_only=True):
             raise ValueError("`holdout` lies in [0.05, 0.9]")
 
 
-class PrivacyAsk(Record, frozen=True, kw_only=True):
-    """What is asked for; the noise multiplier is calibrated to it over all rounds and spare attempts."""
-
-    epsilon: float
-    delta: float
-    sample_rate: float
-    steps: int
-    max_grad_norm: float
-
-    def __post_init__(self) -> None:
-        if not (0 < self.epsilon <= 100 and 0 < self.delta < 0.1):
-            raise ValueError("`epsilon` lies in (0, 100] and `delta` in (0, 0.1)")
-        if not (0 < self.sample_rate <= 1 and self.steps >= 1 and self.max_grad_norm > 0):
-            raise ValueError("`sample_rate` lies in (0, 1], `steps` is at least 1, `max_grad_norm` is above 0")
-
-
 class ArmOptimizers(Record, frozen=True, kw_only=True):
     """The local optimiser of each arm, tuned on public messages with one grid and then frozen."""
 
     federated: LocalOptimizer
     local: LocalOptimizer
     pooled: LocalOptimizer
-
-
-class ModelChoice(Record, frozen=True, kw_only=True):
-    """The model part of the plan, without the hash that set-up knows."""
-
-    architecture: Literal["minilm", "hashed-words"] = "minilm"
-    trainable: Literal["head", "last-n", "full"] = "head"
-    last_n: int = 0
-    max_tokens: int = 64
-
-    def spec(self, base_weights_sha256: str) -> ModelSpec:
-        """Return the plan's model with its base weights pinned."""
-        return ModelSpec(
-            architecture=self.architecture,
-            trainable=self.trainable,
-            last_n=self.last_n,
-            max_tokens=self.max_tokens,
-            base_weights_sha256=base_weights_sha256,
-        )
 
 
 class Scenario(Record, frozen=True, kw_only=True):
@@ -158,8 +121,7 @@ def load_scenario(name_or_path: str, overrides: tuple[str, ...] = ()) -> tuple[S
             ``toml-content``.
     """
     if name_or_path in PACKAGED:
-        text = resources.files("simulation").joinpath(f"scenarios/{name_or_path}.toml").read_text()
-        folder, where = Path.cwd(), f"Scenario {name_or_path}"
+        text, folder, where = packaged_scenario(name_or_path), Path.cwd(), f"Scenario {name_or_path}"
     else:
         path = Path(name_or_path)
         if not path.is_file():

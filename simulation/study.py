@@ -12,6 +12,7 @@ from clients.binding import bound_contract, load_binding
 from clients.dataset import load_dataset
 from clients.department import Department
 from clients.training.noise import RandomSource
+from server.asks import ModelBasis
 from server.coordinator import Coordinator
 from server.results import RoundResult, RunResult
 from shared.codec import Record
@@ -32,7 +33,7 @@ from simulation.progress import Progress
 from simulation.rows import Split
 from simulation.scenario import Scenario
 from simulation.summary import ArmName, LeftSummary, MetricRow, PrivacySummary
-from simulation.world import ModelBasis, World, now, open_world
+from simulation.world import World, now, open_world
 
 METRIC = "average_precision"
 POOLED = DepartmentId("pooled")

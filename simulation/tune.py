@@ -17,6 +17,7 @@ import numpy as np
 
 from clients.training.noise import OsRandomSource
 from clients.training.train import TrainingSettings, train_round
+from server.asks import ModelBasis
 from shared.codec import Record
 from shared.parameters import Vector
 from shared.plan import LocalOptimizer
@@ -29,7 +30,6 @@ from simulation.run import calibrate
 from simulation.scenario import Scenario
 from simulation.setup import ensure_setup
 from simulation.summary import ArmName
-from simulation.world import ModelBasis
 
 GRID = (4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0)
 """Learning rates tried for every arm."""

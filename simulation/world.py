@@ -25,6 +25,7 @@ from clients.records import Approved
 from clients.training.noise import RandomSource
 from policies.load import complete, department_names, department_policy, sign_policy
 from policies.policy import Policy
+from server.asks import ModelBasis
 from server.audit import OWNER
 from server.plans import draft_plan, sign_plan
 from shared.contracts.contract import agreement_hash
@@ -32,39 +33,13 @@ from shared.errors import ConfigError
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, fingerprint, sign_record
 from shared.journal import EntryKind, Journal
 from shared.keystore import save_identity
-from shared.parameters import Layout, Vector
-from shared.plan import ModelSpec, Plan
+from shared.plan import Plan
 from shared.privacy.plan import PerformanceFlags, PrivacyParams
 from shared.private_files import make_private_folder, write_private_file
-from shared.tasks.text import initial_parameters, layout_of
 from simulation.rows import Split
 from simulation.scenario import Scenario
 
 CONFIG_FILE = "client.toml"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelBasis:
-    """What set-up knows about the model: its spec, layout, starting point, and where the weights are."""
-
-    spec: ModelSpec
-    layout: Layout
-    initial: Vector
-    weights_dir: Path | None
-
-    @classmethod
-    def load(cls, spec: ModelSpec, weights_dir: Path | None) -> ModelBasis:
-        """Read layout and starting point of a model.
-
-        Raises:
-            CityFedError: as :func:`shared.tasks.text.build`.
-        """
-        return cls(
-            spec=spec,
-            layout=layout_of(spec, weights_dir),
-            initial=initial_parameters(spec, weights_dir),
-            weights_dir=weights_dir,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

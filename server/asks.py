@@ -1,0 +1,96 @@
+"""What is asked of a plan before anything is calibrated: the part that scenarios and plan drafts share.
+
+Scenarios are read by the authority, which drafts plans from them, and by the simulation, which plays whole cities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from server.plans import calibrated_privacy
+from shared.codec import Record
+from shared.parameters import Layout, Vector
+from shared.plan import ModelSpec
+from shared.privacy.plan import PrivacyBudget, PrivacyParams
+
+PACKAGED = ("emergency-triage", "emergency-triage-epsilon-3")
+
+
+def packaged_scenario(name: str) -> str:
+    """Return the text of a packaged scenario, one of :data:`PACKAGED`."""
+    return resources.files("server").joinpath(f"scenarios/{name}.toml").read_text()
+
+
+class PrivacyAsk(Record, frozen=True, kw_only=True):
+    """What is asked for; the noise multiplier is calibrated to it over all rounds and spare attempts."""
+
+    epsilon: float
+    delta: float
+    sample_rate: float
+    steps: int
+    max_grad_norm: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.epsilon <= 100 and 0 < self.delta < 0.1):
+            raise ValueError("`epsilon` lies in (0, 100] and `delta` in (0, 0.1)")
+        if not (0 < self.sample_rate <= 1 and self.steps >= 1 and self.max_grad_norm > 0):
+            raise ValueError("`sample_rate` lies in (0, 1], `steps` is at least 1, `max_grad_norm` is above 0")
+
+
+class ModelChoice(Record, frozen=True, kw_only=True):
+    """The model part of the plan, without the hash that set-up knows."""
+
+    architecture: Literal["minilm", "hashed-words"] = "minilm"
+    trainable: Literal["head", "last-n", "full"] = "head"
+    last_n: int = 0
+    max_tokens: int = 64
+
+    def spec(self, base_weights_sha256: str) -> ModelSpec:
+        """Return the plan's model with its base weights pinned."""
+        return ModelSpec(
+            architecture=self.architecture,
+            trainable=self.trainable,
+            last_n=self.last_n,
+            max_tokens=self.max_tokens,
+            base_weights_sha256=base_weights_sha256,
+        )
+
+
+def calibrate(ask: PrivacyAsk, *, attempts: int) -> PrivacyParams:
+    """Return privacy parameters calibrated over all rounds and spare attempts."""
+    return calibrated_privacy(
+        PrivacyBudget(epsilon=ask.epsilon, delta=ask.delta),
+        sample_rate=ask.sample_rate,
+        steps=ask.steps,
+        attempts=attempts,
+        max_grad_norm=ask.max_grad_norm,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelBasis:
+    """What set-up knows about the model: its spec, layout, starting point, and where the weights are."""
+
+    spec: ModelSpec
+    layout: Layout
+    initial: Vector
+    weights_dir: Path | None
+
+    @classmethod
+    def load(cls, spec: ModelSpec, weights_dir: Path | None) -> ModelBasis:
+        """Read layout and starting point of a model.
+
+        Raises:
+            CityFedError: as :func:`shared.tasks.text.build`.
+        """
+        from shared.tasks.text import initial_parameters, layout_of  # noqa: PLC0415 - imports torch
+
+        return cls(
+            spec=spec,
+            layout=layout_of(spec, weights_dir),
+            initial=initial_parameters(spec, weights_dir),
+            weights_dir=weights_dir,
+        )
