@@ -16,7 +16,7 @@ import msgspec
 
 from shared.codec import Record
 from shared.errors import ConfigError
-from shared.privacy.plan import MechanismName
+from shared.privacy.plan import MechanismName, PrivacyUnit
 
 SUMMARY_FILE = "summary.json"
 METRICS_FILE = "metrics.jsonl"
@@ -81,7 +81,7 @@ class PrivacySummary(Record, frozen=True, kw_only=True):
     epsilon: float
     delta: float
     cap: float
-    unit: Literal["record"]
+    unit: PrivacyUnit
     spent_epsilon: float
     relation: Literal["add-remove"]
     mechanism: MechanismName

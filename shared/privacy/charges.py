@@ -7,7 +7,7 @@ from typing import Literal
 
 from shared.codec import Record
 from shared.privacy.accountant import MechanismEvent, epsilon, filter_admits, filter_epsilon
-from shared.privacy.plan import PrivacyBudget
+from shared.privacy.plan import PrivacyBudget, PrivacyUnit
 
 
 class PlanCharge(Record, frozen=True, kw_only=True):
@@ -15,7 +15,7 @@ class PlanCharge(Record, frozen=True, kw_only=True):
 
     run: bytes
     dataset: str
-    unit: Literal["record"] = "record"
+    unit: PrivacyUnit = "record"
     event: MechanismEvent
     attempts: int
     delta: float

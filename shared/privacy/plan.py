@@ -24,6 +24,13 @@ def require_noise_shares(mechanism: MechanismName, noise_shares: int) -> None:
         raise ValueError('`noise_shares` is at least 1, and 1 unless `mechanism` is "shared-noise"')
 
 
+PrivacyUnit = Literal["record", "person"]
+"""Whose presence the guarantee hides: one row, or all rows of one person."""
+
+MAX_RECORDS = 1000
+"""Most records a person that a plan may train on."""
+
+
 class PrivacyBudget(Record, frozen=True, kw_only=True):
     """An (epsilon, delta) pair."""
 
@@ -43,11 +50,14 @@ class PrivacyParams(Record, frozen=True, kw_only=True):
     it takes to reach it. ``steps`` are the noisy steps of one round; shared noise has one a round, because only the sum
     of a single step carries its noise in full. ``clipping`` says how a unit's gradient is brought within
     ``max_grad_norm``: ``flat`` shortens longer ones, ``automatic`` scales all of them to it; the charge is the same.
-    ``budget`` is what all rounds and spare attempts together satisfy.
+    ``budget`` is what all rounds and spare attempts together satisfy. ``max_records`` is how many records of a person
+    take part, and 1 where the unit is the record: their gradients are averaged and clipped once, so the charge does not
+    depend on it.
     """
 
     mechanism: MechanismName = "poisson-dpsgd"
-    unit: Literal["record"] = "record"
+    unit: PrivacyUnit = "record"
+    max_records: int = 1
     relation: Literal["add-remove"] = "add-remove"
     budget: PrivacyBudget
     sample_rate: float
@@ -59,6 +69,8 @@ class PrivacyParams(Record, frozen=True, kw_only=True):
     accountant: str = "dp-accounting 0.6 PLD"
 
     def __post_init__(self) -> None:
+        if not 1 <= self.max_records <= (1 if self.unit == "record" else MAX_RECORDS):
+            raise ValueError('`max_records` is 1 for unit "record" and lies in 1..1000 for unit "person"')
         if not 0 < self.sample_rate <= 1:
             raise ValueError("`sample_rate` lies in (0, 1]")
         if self.steps < 1:

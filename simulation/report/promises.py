@@ -10,13 +10,14 @@ import math
 from simulation.report import figures
 from simulation.summary import PrivacySummary, RunSummary
 
-UNIT_LABELS = {"record": "record, not per person"}
+UNIT_LABELS = {"record": "record, not per person", "person": "person"}
 UNIT_WORDS = {
     "record": "record (one row of a department's data). Record level: not per person; "
     "somebody with several records is protected less than the figure says.",
+    "person": "person: all records of one person in a department's data, as its person column tells persons apart.",
 }
 RELATION_WORDS = {
-    "add-remove": "add-remove: the data with one record more or less. For one record exchanged for another the figure "
+    "add-remove": "add-remove: the data with one {unit} more or less. For one {unit} exchanged for another the figure "
     "is larger.",
 }
 MECHANISM_WORDS = {
@@ -69,7 +70,7 @@ def privacy_terms(privacy: PrivacySummary, summary: RunSummary) -> tuple[tuple[s
     unit = privacy.unit
     return (
         ("Unit", UNIT_WORDS[unit]),
-        ("Relation", RELATION_WORDS[privacy.relation]),
+        ("Relation", RELATION_WORDS[privacy.relation].format(unit=unit)),
         ("Mechanism", MECHANISM_WORDS[privacy.mechanism]),
         ("Sampling", f"{privacy.sampling}, rate {figures.number(privacy.sample_rate)} a step"),
         ("Clip (max_grad_norm)", f"{figures.number(privacy.max_grad_norm)} for each {unit}"),
