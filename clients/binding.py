@@ -9,18 +9,23 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from clients.persons import owners_of
 from clients.sources import read_rows
 from shared.codec import Record, canonical_json, dump_json, load_toml
 from shared.contracts.contract import Contract, agreement_hash, load_contract, packaged_contract
 from shared.contracts.units import check_conversion
-from shared.contracts.validate import RuleFailure, ValidationReport, validate
+from shared.contracts.validate import RuleFailure, ValidationReport, usable_rows, validate
 from shared.errors import ContractError
 from shared.identity import DEPARTMENT_NAME
+from shared.privacy.plan import PrivacyUnit
 from shared.private_files import replace_private_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PUBLIC_SIZE_STEP: Final = 10
 """A public size that is not given is the number of usable rows rounded down to a multiple of this."""
@@ -42,7 +47,10 @@ class Binding(Record, frozen=True, kw_only=True):
         source: where the rows are.
         columns: local column name by contract property; no other column is read.
         units: UN/CEFACT code of a number column that is not in the contract's unit.
-        unit: the privacy unit.
+        unit: the privacy unit, a record or a person.
+        person: with unit ``person`` the mapped identifier that tells persons apart, else empty.
+        several_owners: what becomes of a record that names several persons: ``refuse`` does not bind such data,
+            ``drop`` leaves such records out.
         public_size: the number of units told to everybody; left out, it is counted at binding and rounded down.
         max_bad_share: share of bad rows up to which the data set may be bound.
     """
@@ -52,7 +60,9 @@ class Binding(Record, frozen=True, kw_only=True):
     source: Source
     columns: dict[str, str]
     units: dict[str, str] = msgspec.field(default_factory=dict)
-    unit: Literal["record"] = "record"
+    unit: PrivacyUnit = "record"
+    person: str = ""
+    several_owners: Literal["refuse", "drop"] = "refuse"
     public_size: int | None = None
     max_bad_share: float = 0.01
 
@@ -61,6 +71,8 @@ class Binding(Record, frozen=True, kw_only=True):
             raise ValueError("`dataset` is a lower-case letter, then up to 31 letters, digits or `-`")
         if len(set(self.columns.values())) != len(self.columns):
             raise ValueError("`columns` maps one local column twice")
+        if (self.unit == "person") != bool(self.person):
+            raise ValueError('`person` names a property exactly when `unit` is "person"')
         if self.public_size is not None and self.public_size < 1:
             raise ValueError("`public_size` is at least 1")
         if not 0 <= self.max_bad_share <= 1:
@@ -70,7 +82,8 @@ class Binding(Record, frozen=True, kw_only=True):
 class Declaration(Record, frozen=True, kw_only=True):
     """What a department found when it bound a data set; only ``public_size`` and ``contract_hash`` are told to others.
 
-    ``binding_digest`` and ``contract_hash`` are 64 hex digits each; ``units`` counts usable privacy units.
+    ``binding_digest`` and ``contract_hash`` are 64 hex digits each; ``rows_usable`` counts usable rows and
+    ``units`` the privacy units that have any.
     ``judged_by`` is the digest in hex of the policy whose rules on contents were satisfied, empty if none was
     asked; a node accepts a declaration only from the policy that it runs under.
     """
@@ -81,6 +94,8 @@ class Declaration(Record, frozen=True, kw_only=True):
     binding_digest: str
     public_size: int
     rows_checked: int
+    rows_usable: int
+    unit: PrivacyUnit
     units: int
     failures: tuple[RuleFailure, ...]
     checked_at: dt.datetime
@@ -99,13 +114,14 @@ def load_binding(path: Path) -> Binding:
     Raises:
         ContractError: ``binding-unreadable``, ``toml-syntax``, ``toml-content``, ``binding-contract-missing`` or
             a contract's own codes, ``binding-property-unknown``, ``binding-property-missing``, ``binding-unit``,
-            ``unit-unknown``, ``unit-incompatible``, ``binding-source-missing``.
+            ``unit-unknown``, ``unit-incompatible``, ``binding-person``, ``binding-source-missing``.
     """
     binding = load_toml(_read(path, "binding-unreadable"), Binding, where=str(path), error=ContractError)
     binding = _absolute(binding, path.resolve().parent)
     contract = bound_contract(binding)
     _check_columns(binding, contract, path)
     _check_units(binding, contract, path)
+    _check_person(binding, contract, path)
     if not Path(binding.source.path).is_file():
         raise ContractError("binding-source-missing", f"{path}: the source file {binding.source.path} does not exist.")
     return binding
@@ -137,11 +153,12 @@ def check_binding(
         binding_path: the binding.
         now: the time to note, with a UTC offset.
         minimum_rows: fewest usable rows that the policy accepts.
-        minimum_units: fewest usable privacy units that the policy accepts.
+        minimum_units: fewest privacy units with a usable row that the policy accepts.
 
     Raises:
         ValueError: when ``now`` has no UTC offset.
-        ContractError: those of :func:`load_binding` and of reading; then ``too-many-bad-rows``, ``too-few-rows``.
+        ContractError: those of :func:`load_binding` and of reading; then ``several-owners``,
+            ``too-many-bad-rows``, ``too-few-rows``, ``too-few-units``.
 
     Guarantees:
         Rule names and counts only, never a value.
@@ -150,16 +167,24 @@ def check_binding(
         raise ValueError("`now` has a UTC offset")
     binding = load_binding(binding_path)
     contract = bound_contract(binding)
-    report = validate(read_rows(binding), contract, units=binding.units)
+    rows = read_rows(binding)
+    report, units = validate(rows, contract, units=binding.units), None
+    if binding.unit == "person":
+        report, units = _by_person(report, binding, usable_rows(rows, contract, units=binding.units))
     _check_bad_share(report, binding)
-    _check_enough(report, max(minimum_rows, minimum_units), binding)
+    units = report.usable if units is None else units
+    least = max(minimum_units, PUBLIC_SIZE_STEP if binding.public_size is None else 1)
+    _check_enough(binding, "rows", report.usable, max(minimum_rows, least))
+    _check_enough(binding, "units", units, least)
     return Declaration(
         dataset=binding.dataset,
         contract_hash=agreement_hash(contract),
         binding_digest=binding_digest(binding),
-        public_size=binding.public_size or rounded_size(report.usable),
+        public_size=binding.public_size or rounded_size(units),
         rows_checked=report.rows,
-        units=report.usable,  # the only privacy unit so far is the record
+        rows_usable=report.usable,
+        unit=binding.unit,
+        units=units,
         failures=report.failures,
         checked_at=now,
     )
@@ -272,10 +297,36 @@ def _check_bad_share(report: ValidationReport, binding: Binding) -> None:
         )
 
 
-def _check_enough(report: ValidationReport, minimum: int, binding: Binding) -> None:
-    """Refuse to bind fewer rows than the policy wants, or than a public size needs."""
-    least = max(minimum, PUBLIC_SIZE_STEP if binding.public_size is None else 1)
-    if report.usable < least:
+def _check_person(binding: Binding, contract: Contract, path: Path) -> None:
+    """Persons are told apart by a mapped identifier that is text."""
+    item = contract.by_name.get(binding.person)
+    if binding.unit == "person" and not (
+        item is not None and item.role == "identifier" and item.type == "string" and item.name in binding.columns
+    ):
         raise ContractError(
-            "too-few-rows", f"{binding.dataset} has {report.usable} usable rows; at least {least} are needed."
+            "binding-person", f"{path}: `person` is not a mapped property of role identifier and type string."
+        )
+
+
+def _by_person(report: ValidationReport, binding: Binding, usable: pd.DataFrame) -> tuple[ValidationReport, int]:
+    """Count a usable row that does not name exactly one person as bad, and return how many persons are left."""
+    owners = [owners_of(cell) for cell in usable[binding.person].fillna("")]
+    several = sum(len(named) > 1 for named in owners)
+    if several and binding.several_owners == "refuse":
+        raise ContractError(
+            "several-owners",
+            f"{several} rows of {binding.dataset} name several persons in `{binding.person}`; a record has one owner, "
+            'unless the binding says `several_owners = "drop"`.',
+        )
+    bad = sum(len(named) != 1 for named in owners)
+    failures = (RuleFailure(rule="person", column=binding.person, count=bad),) if bad else ()
+    judged = ValidationReport(rows=report.rows, usable=report.usable - bad, failures=report.failures + failures)
+    return judged, len({named for named in owners if len(named) == 1})
+
+
+def _check_enough(binding: Binding, what: Literal["rows", "units"], found: int, least: int) -> None:
+    """Refuse to bind fewer rows or units than the policy wants, or than a public size needs."""
+    if found < least:
+        raise ContractError(
+            f"too-few-{what}", f"{binding.dataset} has {found} usable {what}; at least {least} are needed."
         )

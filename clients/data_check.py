@@ -15,7 +15,8 @@ from clients.binding import Declaration, check_binding, load_binding, write_decl
 from clients.config import load_config, load_policy, open_journal
 from policies.evaluate import evaluate
 from policies.facts import Facts, Phase
-from shared.errors import ConfigError
+from policies.policy import Policy
+from shared.errors import ConfigError, ContractError
 from shared.journal import EntryKind
 
 
@@ -40,7 +41,7 @@ def bind_data(config_path: Path, *, now: dt.datetime, binding: Path | None = Non
 
     Raises:
         ConfigError: a configuration or policy file is not in order; ``binding-foreign``.
-        ContractError: as :func:`clients.binding.check_binding`.
+        ContractError: ``unit-foreign``; as :func:`clients.binding.check_binding`.
         PolicyViolation: ``policy-refused``; every finding is in the journal, and no declaration is written.
         JournalError: the decision could not be made durable.
     """
@@ -49,6 +50,7 @@ def bind_data(config_path: Path, *, now: dt.datetime, binding: Path | None = Non
     binding_path = config_path.parent / config.binding
     if binding is not None and binding.resolve() != binding_path.resolve():
         raise ConfigError("binding-foreign", f"{config_path} is configured with the binding {binding_path}.")
+    _check_unit(binding_path, signed.policy)
     floors = signed.policy.rows
     declaration = check_binding(
         binding_path, now=now, minimum_rows=floors.minimum_rows, minimum_units=floors.minimum_units
@@ -59,7 +61,7 @@ def bind_data(config_path: Path, *, now: dt.datetime, binding: Path | None = Non
         signed_policy=signed,
         contract_hash=declaration.contract_hash,
         columns=tuple(load_binding(binding_path).columns),
-        rows_ok=declaration.units,
+        rows_ok=declaration.rows_usable,
         units=declaration.units,
         public_size=declaration.public_size,
         binding_unchanged=True,
@@ -71,3 +73,14 @@ def bind_data(config_path: Path, *, now: dt.datetime, binding: Path | None = Non
     judged = msgspec.structs.replace(declaration, judged_by=signed.digest.hex())
     write_declaration(binding_path, judged)
     return judged
+
+
+def _check_unit(binding_path: Path, policy: Policy) -> None:
+    """Refuse a binding with another privacy unit than the policy's, to which R12 holds every plan.
+
+    Data in which persons are told apart is thus never used record by record.
+    """
+    unit = load_binding(binding_path).unit
+    if unit != policy.privacy.unit:
+        message = f'{binding_path} has the privacy unit "{unit}", the policy asks for "{policy.privacy.unit}".'
+        raise ContractError("unit-foreign", message)

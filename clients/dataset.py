@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.binding import Binding
+from clients.persons import chosen_records
 from clients.sources import read_rows
 from shared.contracts.contract import Contract, LogicalType, Role
 from shared.contracts.validate import usable_rows
@@ -21,23 +22,30 @@ class Dataset:
     Attributes:
         texts: the features of each row, joined by a space.
         labels: shape (len(texts),), dtype float32, read-only.
-        units: number of privacy units; with ``unit = "record"`` the number of rows.
+        owners: where the privacy unit is a person, the number of each row's person, from 0 and side by side; else None.
     """
 
     texts: tuple[str, ...]
     labels: NDArray[np.float32]
-    units: int
+    owners: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if self.labels.shape != (len(self.texts),) or self.labels.dtype != np.float32:
             raise ValueError("`labels` holds one float32 per text")
+
+    @property
+    def units(self) -> int:
+        """Number of privacy units."""
+        return len(self.texts) if self.owners is None else len(np.unique(self.owners))
 
     def __repr__(self) -> str:
         """Show neither values nor how many there are: the number of rows is private too."""
         return "Dataset(...)"
 
 
-def load_dataset(binding: Binding, contract: Contract, *, features: tuple[str, ...], label: str) -> Dataset:
+def load_dataset(
+    binding: Binding, contract: Contract, *, features: tuple[str, ...], label: str, max_records: int | None = None
+) -> Dataset:
     """Read, judge row by row and keep what a task needs (step 4 of a round).
 
     Args:
@@ -45,6 +53,7 @@ def load_dataset(binding: Binding, contract: Contract, *, features: tuple[str, .
         contract: what they should be.
         features: contract properties of role ``feature`` and type ``string``, at least one.
         label: contract property of role ``label`` that is a number.
+        max_records: most rows of a person, where the binding tells persons apart; None keeps all.
 
     Raises:
         ValueError: when ``features`` is empty.
@@ -53,6 +62,7 @@ def load_dataset(binding: Binding, contract: Contract, *, features: tuple[str, .
 
     Guarantees:
         Contents never raise: a bad row is dropped by a rule on that row alone, and no number of rows is too few.
+        Which rows of a person stay depends on that person's rows alone.
     """
     if not features:
         raise ValueError("a task reads at least one feature")
@@ -64,7 +74,13 @@ def load_dataset(binding: Binding, contract: Contract, *, features: tuple[str, .
     labels = rows[label].to_numpy(dtype=np.float32)
     labels.setflags(write=False)
     texts = tuple(" ".join(cell for cell in cells if cell) for cells in zip(*columns, strict=True))
-    return Dataset(texts=texts, labels=labels, units=len(texts))
+    if binding.unit == "record":
+        return Dataset(texts=texts, labels=labels)
+    learned = list(zip(texts, map(str, labels.tolist()), strict=True))
+    kept, owners = chosen_records(rows[binding.person].fillna("").tolist(), learned, at_most=max_records)
+    labels = labels[kept]
+    labels.setflags(write=False)
+    return Dataset(texts=tuple(texts[position] for position in kept), labels=labels, owners=owners)
 
 
 def _check_use(binding: Binding, contract: Contract, name: str, role: Role, types: tuple[LogicalType, ...]) -> None:

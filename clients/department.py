@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,19 +82,25 @@ class Department:
         """Load this department's rows for a plan; the frozen data set is read once per model and process.
 
         Raises:
-            ContractError: a mapped column has disappeared.
+            ContractError: a mapped column has disappeared; ``unit-foreign``.
             ModelError: the base weights are not those that the plan names.
         """
         from shared.tasks.device import resolve_device  # noqa: PLC0415 - imports torch, as the next two
         from shared.tasks.features import FeatureCache  # noqa: PLC0415
         from shared.tasks.text import prepare  # noqa: PLC0415
 
-        key = encode(plan.model) + encode(plan.task)
+        privacy = plan.privacy
+        if privacy.unit != self.binding.unit:  # R12 refused it before; no path reaches rows without this
+            raise ContractError("unit-foreign", "The plan's privacy unit is not that of this department's binding.")
+        key = encode(plan.model) + encode(plan.task) + str(privacy.max_records).encode()
         if key not in self._rows:
             task = plan.task
-            data = load_dataset(self.binding, bound_contract(self.binding), features=task.features, label=task.label)
+            contract = bound_contract(self.binding)
+            data = load_dataset(
+                self.binding, contract, features=task.features, label=task.label, max_records=privacy.max_records
+            )
             cache = FeatureCache(self.feature_cache) if self.feature_cache else None
-            self._rows[key] = prepare(
+            prepared = prepare(
                 plan.model,
                 data.texts,
                 data.labels,
@@ -102,6 +108,7 @@ class Department:
                 device=resolve_device(self.performance.device),
                 cache=cache,
             )
+            self._rows[key] = replace(prepared, owners=data.owners)
         return self._rows[key]
 
     def binding_unchanged(self) -> bool:

@@ -26,8 +26,9 @@ def declaration_lines(declaration: Declaration) -> list[str]:
         if declaration.judged_by
         else ("No policy was asked: name --config before a node may use this data set.")
     )
+    usable = f"{declaration.rows_usable} usable, of {declaration.units} {declaration.unit}s"
     return [
-        f"Data set {declaration.dataset}: {declaration.rows_checked} rows checked, {declaration.units} usable.",
+        f"Data set {declaration.dataset}: {declaration.rows_checked} rows checked, {usable}.",
         f"Public size, told to everybody from now on: {declaration.public_size}.",
         f"Contract hash: {declaration.contract_hash}",
         f"Rules broken: {'none' if not failures else len(failures)}",

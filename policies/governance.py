@@ -123,11 +123,16 @@ def enough_rows(policy: Policy, facts: Facts) -> Finding:
         [
             at_least("valid rows", facts.rows_ok, policy.rows.minimum_rows),
             at_least("distinct privacy units", facts.units, policy.rows.minimum_units),
-            at_least("declared size", facts.public_size, policy.rows.minimum_rows),
+            at_least("declared size", facts.public_size, _declared_floor(policy)),
         ],
         good="The data set has enough rows and enough distinct privacy units.",
         bad="The data set has too few rows or too few distinct privacy units to be used.",
     )
+
+
+def _declared_floor(policy: Policy) -> int:
+    """Return the floor under a declared size, which counts privacy units."""
+    return policy.rows.minimum_rows if policy.privacy.unit == "record" else policy.rows.minimum_units
 
 
 def plan_approved(policy: Policy, facts: Facts) -> Finding:

@@ -375,6 +375,8 @@ def _declaration() -> Declaration:
         binding_digest="0" * 64,
         public_size=90,
         rows_checked=96,
+        rows_usable=93,
+        unit="record",
         units=93,
         failures=(),
         checked_at=NOW,

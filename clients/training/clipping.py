@@ -11,7 +11,7 @@ and rounded once to the grid of 2^-20 C on which the noise lives. C is charged; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -38,7 +38,7 @@ MAX_PARAMETERS = 1 << 26
 """With more trained parameters the last rounding could use more than half of the clip's margin."""
 
 Loss = Callable[[nn.Module, Prepared], Tensor]
-"""A loss of shape (batch,), one number a unit."""
+"""A loss of shape (records,); a unit's loss is the sum over its records."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class ClippedSum(Protocol):
 
         Args:
             batch: at least one unit.
-            loss: returns shape (batch,).
+            loss: returns shape (records,).
             clip: the norm that is charged and the rule.
 
         Returns:
@@ -120,6 +120,25 @@ def clipped_rows(gradients: list[Tensor], clip: Clip) -> Tensor:
     return torch.cat(sums)
 
 
+def micro_batches(batch: Prepared, records: int) -> Iterator[Prepared]:
+    """Cut a logical batch into parts of similar length; only their sum is used, so the cuts change nothing else.
+
+    Args:
+        batch: the sampled units, possibly none.
+        records: about how many records a part has, at least 1; a unit's own are never parted.
+    """
+    if len(batch) <= records:
+        if len(batch):
+            yield batch
+        return
+    sizes = batch.sizes
+    longest = np.maximum.reduceat(batch.lengths, np.cumsum(sizes) - sizes)
+    order = np.argsort(longest, kind="stable").astype(np.int64)
+    numbers = (np.cumsum(sizes[order]) - 1) // records
+    for units in np.split(order, np.flatnonzero(np.diff(numbers)) + 1):
+        yield batch.take(units)
+
+
 def summed_gradient(
     clipped_sum: ClippedSum, batch: Prepared, *, size: int, clip: Clip, physical_batch_size: int, loss: Loss
 ) -> NDArray[np.int64]:
@@ -130,17 +149,15 @@ def summed_gradient(
         batch: the sampled units, possibly none.
         size: number of trained parameters.
         clip: the norm that is charged and the rule.
-        physical_batch_size: most units in one forward pass; changes speed and memory only.
-        loss: returns shape (batch,).
+        physical_batch_size: about how many records take part in one forward pass; changes speed and memory only.
+        loss: returns shape (records,).
 
     Returns:
         Shape (size,), dtype int64, in steps of 2^-20 C; zeros for an empty batch.
     """
     total = np.zeros(size, dtype=np.int64)
-    order = np.argsort(batch.lengths, kind="stable").astype(np.int64)
-    for start in range(0, len(batch), physical_batch_size):
-        units = batch.take(order[start : start + physical_batch_size])
-        total += clipped_sum(units, loss, clip).cpu().numpy()
+    for part in micro_batches(batch, physical_batch_size):
+        total += clipped_sum(part, loss, clip).cpu().numpy()
     surplus = SUM_BITS - GRID_BITS
     total += 1 << (surplus - 1)  # half a step, so that the shift rounds to the nearest
     total >>= surplus

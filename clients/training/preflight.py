@@ -36,7 +36,7 @@ def choose_engine(model: nn.Module, batch: Prepared, loss: Loss, requested: str 
     Args:
         model: on its device, in the modes in which it will be trained.
         batch: synthetic units, at least two.
-        loss: returns shape (batch,).
+        loss: returns shape (records,).
         requested: ``auto`` or an engine's name; see :data:`clients.training.engines.CANDIDATES`.
 
     Raises:
@@ -47,7 +47,7 @@ def choose_engine(model: nn.Module, batch: Prepared, loss: Loss, requested: str 
     check_model(model)
     with _perturbed(model):
         _check_loss_shape(model, batch, loss)
-        alone = [_gradient_alone(model, batch.take(np.array([index])), loss) for index in range(len(batch))]
+        alone = [_gradient_alone(model, batch.take(np.array([index])), loss) for index in range(batch.units)]
         *preferred, last = CANDIDATES[requested]
         for engine in preferred:
             try:
@@ -83,22 +83,24 @@ def synthetic_units(data: Prepared) -> Prepared:
     """Return synthetic units with the shapes of the real ones and none of their values.
 
     Features become random unit vectors, token ids small numbers that every vocabulary has, with lengths of their
-    own; labels alternate.
+    own; labels alternate. Where units may have several records, the synthetic ones have one, two, three and one.
 
     Args:
-        data: only the dtypes, the trailing shapes and the device are read.
+        data: only the dtypes, the trailing shapes, the device and whether records have owners are read.
     """
     generator = np.random.default_rng(1)
     device = data.inputs[0].device
-    labels = torch.arange(SYNTHETIC_UNITS, device=device) % 2
+    owners = None if data.owners is None else np.array([0, 1, 1, 2, 2, 2, 3])
+    count = SYNTHETIC_UNITS if owners is None else owners.size
+    labels = (torch.arange(count, device=device) % 2).float()
     if len(data.inputs) == 1:
-        rows = generator.standard_normal((SYNTHETIC_UNITS, data.inputs[0].shape[1])).astype(np.float32)
+        rows = generator.standard_normal((count, data.inputs[0].shape[1])).astype(np.float32)
         features = nn.functional.normalize(torch.from_numpy(rows).to(device), dim=1)
-        return Prepared((features,), labels.float(), np.ones(SYNTHETIC_UNITS, dtype=np.int64))
-    lengths = np.arange(SYNTHETIC_UNITS, dtype=np.int64) + 3
-    ids = torch.from_numpy(generator.integers(0, 5, size=(SYNTHETIC_UNITS, int(lengths.max())))).to(device)
+        return Prepared((features,), labels, np.ones(count, dtype=np.int64), owners)
+    lengths = np.arange(count, dtype=np.int64) + 3
+    ids = torch.from_numpy(generator.integers(0, 5, size=(count, int(lengths.max())))).to(device)
     mask = torch.arange(ids.shape[1], device=device) < torch.from_numpy(lengths).to(device).unsqueeze(1)
-    return Prepared((ids, mask), labels.float(), lengths)
+    return Prepared((ids, mask), labels, lengths, owners)
 
 
 def _trains(module: nn.Module) -> bool:
@@ -127,10 +129,10 @@ def _perturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _check_loss_shape(model: nn.Module, batch: Prepared, loss: Loss) -> None:
-    """Refuse a loss that is not one number a unit."""
+    """Refuse a loss that is not one number a record."""
     shape = tuple(loss(model, batch).shape)
     if shape != (len(batch),):
-        message = f"The loss of {len(batch)} units has shape {shape}; it must be one number a unit, not a mean."
+        message = f"The loss of {len(batch)} records has shape {shape}; it must be one number a record, not a mean."
         raise ConfigError("loss-not-per-unit", message)
 
 
@@ -179,7 +181,8 @@ def _only(loss: Loss, index: int) -> Loss:
 
     def loss_of_one(model: nn.Module, batch: Prepared) -> Tensor:
         losses = loss(model, batch)
-        return losses * torch.nn.functional.one_hot(torch.tensor(index, device=losses.device), len(losses))
+        owners = np.arange(len(batch)) if batch.owners is None else batch.owners
+        return losses * torch.from_numpy(owners == index).to(losses)
 
     return loss_of_one
 

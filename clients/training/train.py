@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients.training.clipping import GRID_BITS, Clip, ClippedSum, summed_gradient, trained_parameters
+from clients.training.engines import Engine
 from clients.training.noise import RandomSource, StepStream
 from clients.training.preflight import choose_engine, synthetic_units
 from clients.training.sampling import poisson_sample
@@ -26,6 +27,9 @@ from shared.plan import LocalOptimizer, ModelSpec, Plan
 from shared.privacy.plan import PerformanceFlags, PrivacyParams
 from shared.tasks.device import one_thread, resolve_device
 from shared.tasks.text import Prepared, build, export_vector, load_vector, per_unit_loss, trained_layout
+
+HEAD_BATCH = 8192
+"""A head's records are short vectors: so many at least go through it at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +132,7 @@ def train_round(
     units = data.to(device)
     load_vector(model, parameters)
     with one_thread(when=settings.model.trainable == "head"):
-        engine = choose_engine(model, synthetic_units(units), per_unit_loss, flags.engine)
+        engine = _checked_engine(model, units, settings, weights_dir, flags)
         with engine.attach(model) as clipped_sum:
             _run_steps(model, clipped_sum, settings, units, source=source, flags=flags, on_step=on_step)
     final = export_vector(model)
@@ -136,6 +140,25 @@ def train_round(
     delta = final - parameters
     delta.flags.writeable = False
     return DpUpdate(delta=delta, steps=settings.privacy.steps, engine=engine.name)
+
+
+_CHECKED: dict[tuple[object, ...], Engine] = {}
+"""The engine of each kind of model that passed the preflight in this process."""
+
+
+def _checked_engine(
+    model: nn.Module, units: Prepared, settings: TrainingSettings, weights_dir: Path | None, flags: PerformanceFlags
+) -> Engine:
+    """Return the engine that the preflight chooses; it is asked once for a kind of model and process.
+
+    What the preflight sees follows from the key: the model's code, its frozen weights, which parameters are trained and
+    what its input looks like. The values of the trained parameters are of no account, for it moves them first.
+    """
+    kind = (type(model), settings.model, settings.layout, weights_dir, units.owners is None)
+    key = (*kind, str(units.inputs[0].device), flags.engine)
+    if key not in _CHECKED:
+        _CHECKED[key] = choose_engine(model, synthetic_units(units), per_unit_loss, flags.engine)
+    return _CHECKED[key]
 
 
 def noised_mean(
@@ -170,17 +193,18 @@ def _run_steps(
     """Run all noisy steps on a model that already holds the round's parameters."""
     privacy = settings.privacy
     optimizer = _optimizer(settings.optimizer, model)
+    at_once = max(flags.physical_batch_size, HEAD_BATCH if settings.model.trainable == "head" else 1)
     for number in range(1, privacy.steps + 1):
         if on_step is not None:
             on_step(number)
         stream = source.fork_step()
-        batch = units.take(poisson_sample(stream, len(units), privacy.sample_rate))
+        batch = units.take(poisson_sample(stream, units.units, privacy.sample_rate))
         total = summed_gradient(
             clipped_sum,
             batch,
             size=settings.layout.size,
             clip=Clip(privacy.max_grad_norm, privacy.clipping),
-            physical_batch_size=flags.physical_batch_size,
+            physical_batch_size=at_once,
             loss=per_unit_loss,
         )
         _set_gradient(model, noised_mean(total, stream, privacy, settings.denominator))

@@ -8,7 +8,7 @@ works on token ids.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -33,38 +33,69 @@ the bias, whose input is 1: at length 2 the bias takes a fifth of the clip's squ
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Units ready for a model: features, or token ids with their mask.
+    """Records ready for a model: features, or token ids with their mask.
 
     Attributes:
         inputs: tensors of shape (n, ...), what ``model(*inputs)`` takes.
-        labels: shape (n,), float32, 0 or 1; None for units without a label.
-        lengths: shape (n,), tokens that count in each unit (1 for features).
+        labels: shape (n,), float32, 0 or 1; None for records without a label.
+        lengths: shape (n,), tokens that count in each record (1 for features).
+        owners: shape (n,), the number of each record's unit: 0 first, one more wherever the unit changes. None where
+            each record is a unit of its own.
     """
 
     inputs: tuple[Tensor, ...]
     labels: Tensor | None
     lengths: NDArray[np.int64]
+    owners: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if self.owners is not None and not _are_owners(self.owners, len(self)):
+            raise ValueError("`owners` numbers the units from 0, record by record and without gaps")
 
     def __len__(self) -> int:
         return int(self.lengths.size)
 
+    @property
+    def units(self) -> int:
+        """How many units the records belong to."""
+        if self.owners is None:
+            return len(self)
+        return int(self.owners[-1]) + 1 if self.owners.size else 0
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many records each unit has, shape (units,)."""
+        if self.owners is None:
+            return np.ones(len(self), dtype=np.int64)
+        return np.bincount(self.owners, minlength=self.units).astype(np.int64)
+
     def take(self, indices: NDArray[np.int64]) -> Prepared:
-        """Return the units at ``indices``; padding beyond the longest of them is cut."""
+        """Return the units at ``indices`` with all their records; padding beyond the longest record is cut."""
+        if self.owners is None:
+            return self._records(indices, None)
+        sizes = self.sizes
+        taken, ends = sizes[indices], np.cumsum(sizes)
+        owners = np.repeat(np.arange(indices.size, dtype=np.int64), taken)
+        within = np.arange(owners.size) - np.repeat(np.cumsum(taken) - taken, taken)
+        return self._records(np.repeat(ends[indices] - taken, taken) + within, owners)
+
+    def _records(self, indices: NDArray[np.int64], owners: NDArray[np.int64] | None) -> Prepared:
+        """Return the records at ``indices``."""
         picked = torch.from_numpy(indices).to(self.inputs[0].device)
         lengths = self.lengths[indices]
-        inputs = tuple(tensor[picked] for tensor in self.inputs)
+        inputs = tuple(tensor.index_select(0, picked) for tensor in self.inputs)
         if len(inputs) > 1:
             width = int(lengths.max(initial=1))
             inputs = tuple(tensor[:, :width].contiguous() for tensor in inputs)
-        return Prepared(inputs, None if self.labels is None else self.labels[picked], lengths)
+        return Prepared(inputs, None if self.labels is None else self.labels[picked], lengths, owners)
 
     def to(self, device: torch.device) -> Prepared:
         """Return the same units on a device."""
         labels = None if self.labels is None else self.labels.to(device)
-        return Prepared(tuple(tensor.to(device) for tensor in self.inputs), labels, self.lengths)
+        return Prepared(tuple(tensor.to(device) for tensor in self.inputs), labels, self.lengths, self.owners)
 
     def __repr__(self) -> str:
-        return f"Prepared({len(self)} units)"
+        return f"Prepared({len(self)} records)"
 
 
 class HeadClassifier(nn.Module):
@@ -211,7 +242,9 @@ def prepare(
 
 
 def pool(parts: Sequence[Prepared]) -> Prepared:
-    """Return the units of all parts in order, with labels if every part has them; for baselines and evaluation.
+    """Return the records of all parts in order, with labels if every part has them; for baselines and evaluation.
+
+    Where any part has units of several records, those of the others count as units of their own.
 
     Raises:
         ValueError: for no parts.
@@ -225,24 +258,34 @@ def pool(parts: Sequence[Prepared]) -> Prepared:
     )
     labels = [part.labels for part in parts if part.labels is not None]
     joined = torch.cat(labels) if len(labels) == len(parts) else None
-    return Prepared(columns, joined, np.concatenate([part.lengths for part in parts]))
+    owners = None
+    if any(part.owners is not None for part in parts):
+        sizes = np.concatenate([part.sizes for part in parts])
+        owners = np.repeat(np.arange(sizes.size, dtype=np.int64), sizes)
+    return Prepared(columns, joined, np.concatenate([part.lengths for part in parts]), owners)
 
 
 def per_unit_loss(model: nn.Module, batch: Prepared) -> Tensor:
-    """Return the binary cross-entropy of each unit, shape (batch,); the caller sums it, never averages it.
+    """Return each record's share of its unit's binary cross-entropy, shape (records,); the caller sums it.
+
+    A unit's loss is the mean over its records: each record's is divided by how many its own unit has, and by nothing
+    that depends on another unit.
 
     Raises:
-        ValueError: for units without labels.
+        ValueError: for records without labels.
     """
     if batch.labels is None:
-        raise ValueError("units without labels have no loss")
-    return nn.functional.binary_cross_entropy_with_logits(model(*batch.inputs), batch.labels, reduction="none")
+        raise ValueError("records without labels have no loss")
+    losses = nn.functional.binary_cross_entropy_with_logits(model(*batch.inputs), batch.labels, reduction="none")
+    if batch.owners is None:
+        return losses
+    return losses / torch.from_numpy(batch.sizes[batch.owners]).to(losses)
 
 
 def predict_scores(
     spec: ModelSpec, parameters: Vector, prepared: Prepared, *, weights_dir: Path | None = None
 ) -> NDArray[np.float64]:
-    """Return the probability of label 1 for each unit, shape (n,), in the units' order.
+    """Return the probability of label 1 for each record, shape (n,), in the records' order.
 
     Raises:
         ModelError: ``vector-shape``, ``vector-not-finite``.
@@ -250,6 +293,7 @@ def predict_scores(
     """
     model = build(spec, weights_dir, prepared.inputs[0].device)
     load_vector(model, parameters)
+    prepared = replace(prepared, owners=None)
     order = np.argsort(prepared.lengths, kind="stable")
     scores = np.empty(len(prepared), dtype=np.float64)
     with torch.inference_mode():
@@ -278,6 +322,12 @@ def _features(
         return compute(range(len(texts)))
     salt = spec.base_weights_sha256
     return cache.features([feature_key(t, weights_sha256=salt, max_tokens=spec.max_tokens) for t in texts], compute)
+
+
+def _are_owners(owners: NDArray[np.int64], records: int) -> bool:
+    """Return whether units are numbered from 0, record by record and without gaps."""
+    steps = np.diff(owners, prepend=-1)
+    return owners.shape == (records,) and bool(np.isin(steps, (0, 1)).all()) and not (records and owners[0])
 
 
 def _labels(labels: Sequence[float] | NDArray[np.float32], count: int) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from clients.training.clipping import Clip, ClippedSum, Loss, trained_parameters
+from clients.training.engines.fold import Fold, fold_of
 from clients.training.engines.layers import RULES, Part, Reuse, supports
 from shared.tasks.text import Prepared
 
@@ -92,7 +93,7 @@ class Books:
         finally:
             for parameter in parameters:
                 parameter.requires_grad = True
-        parts = self._parts(len(batch))
+        parts = self._parts(fold_of(batch))
         if not parts:
             raise RuntimeError("a trained parameter has no gradient for each unit")
         factors = clip.factors(torch.stack([part.squares for part in parts]).sum(0))
@@ -106,11 +107,11 @@ class Books:
             raise RuntimeError("a trained parameter has no gradient for each unit")
         return _in_layout_order(sums, parameters)
 
-    def _parts(self, units: int) -> list[Part]:
+    def _parts(self, fold: Fold) -> list[Part]:
         """Return what each trained layer adds to norms and sums, and close the books."""
         calls, self._calls = self._calls, {}
         reuse = Reuse()
-        return [part for layer, uses in calls.items() for part in _layer_parts(layer, uses, units, reuse)]
+        return [part for layer, uses in calls.items() for part in _layer_parts(layer, uses, fold, reuse)]
 
 
 def _in_layout_order(sums: dict[Tensor, Tensor], parameters: list[nn.Parameter]) -> Tensor:
@@ -127,14 +128,12 @@ def _tell(output: Tensor, call: Call) -> None:
     output.register_hook(call.keep)  # type: ignore[no-untyped-call]  # torch does not annotate it
 
 
-def _layer_parts(layer: nn.Module, uses: list[Call], units: int, reuse: Reuse) -> list[Part]:
+def _layer_parts(layer: nn.Module, uses: list[Call], fold: Fold, reuse: Reuse) -> list[Part]:
     """Return the parts of one layer; one that is used several times has its uses side by side."""
     inputs, gradients = [], []
     for call in uses:
         if call.gradient is None:
             continue  # this use did not reach the loss
-        if len(call.inputs) % units or len(call.gradient) % units:
-            raise RuntimeError("a trained layer's input is not one block for each unit")
         inputs.append(call.inputs)
         gradients.append(call.gradient)
-    return list(RULES[type(layer)](layer, inputs, gradients, units, reuse)) if inputs else []
+    return list(RULES[type(layer)](layer, inputs, gradients, fold, reuse)) if inputs else []

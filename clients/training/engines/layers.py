@@ -15,6 +15,7 @@ from typing import Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from clients.training.engines.fold import Fold
 from clients.training.engines.products import gram, transposed_product
 
 GHOST_GUARD = 2.0**-22
@@ -61,7 +62,7 @@ class PerUnit:
     squares: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.squares = self.gradients.flatten(1).square().sum(1)
+        self.squares = _squares(self.gradients)
 
     def drop(self, unusable: Tensor) -> None:
         """See :class:`Part`."""
@@ -90,6 +91,10 @@ class GhostLinear:
     squares: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.inputs.shape[1] == 1:  # one product of two vectors: nothing can cancel
+            lengths = _squares(self.inputs) + (1 if _trained(self.layer.bias) else 0)
+            self.squares = _squares(self.gradients) * lengths
+            return
         between_inputs = self.reuse.get("gram", self.inputs, lambda: gram(self.inputs))
         if _trained(self.layer.bias):
             between_inputs = between_inputs + 1  # a bias is a weight whose input is 1
@@ -137,12 +142,17 @@ class EmbeddingRows:
 
 
 def linear(
-    layer: nn.Linear, inputs: Sequence[Tensor], gradients: Sequence[Tensor], units: int, reuse: Reuse
+    layer: nn.Linear, inputs: Sequence[Tensor], gradients: Sequence[Tensor], fold: Fold, reuse: Reuse
 ) -> Iterator[Part]:
     """Ghost norm where it is cheaper, per-unit gradients elsewhere."""
-    left = _rows(inputs, units, layer.in_features)
-    right = _rows(gradients, units, layer.out_features)
-    ghost = left.shape[1] * (layer.in_features + layer.out_features) < layer.in_features * layer.out_features
+    width = layer.in_features
+    if len(inputs) == 1:
+        left = reuse.get("rows", inputs[0], lambda: fold.rows(_wide(inputs), width))
+    else:
+        left = fold.rows(_wide(inputs), width)
+    right = fold.rows(_wide(gradients), layer.out_features)
+    rows = left.shape[1]
+    ghost = rows == 1 or rows * (width + layer.out_features) < width * layer.out_features
     if _trained(layer.weight) and ghost:
         yield GhostLinear(layer, left, right, reuse)
         return
@@ -153,43 +163,43 @@ def linear(
 
 
 def layer_norm(
-    layer: nn.LayerNorm, inputs: Sequence[Tensor], gradients: Sequence[Tensor], units: int, reuse: Reuse
+    layer: nn.LayerNorm, inputs: Sequence[Tensor], gradients: Sequence[Tensor], fold: Fold, reuse: Reuse
 ) -> Iterator[Part]:
     """Scale and shift; the normalised input is computed again, because a scale of zero would hide it."""
     del reuse
     shape, size = layer.normalized_shape, layer.weight.numel()
-    right = _rows(gradients, units, size)
+    right = fold.rows(_wide(gradients), size)
     if _trained(layer.weight):
-        normal = [nn.functional.layer_norm(_wide(value), shape, eps=layer.eps) for value in inputs]
-        yield PerUnit(layer.weight, (_rows(normal, units, size) * right).sum(1))
+        normal = [nn.functional.layer_norm(value, shape, eps=layer.eps) for value in _wide(inputs)]
+        yield PerUnit(layer.weight, (fold.rows(normal, size) * right).sum(1))
     if _trained(layer.bias):
         yield PerUnit(layer.bias, right.sum(1))
 
 
 def rms_norm(
-    layer: nn.RMSNorm, inputs: Sequence[Tensor], gradients: Sequence[Tensor], units: int, reuse: Reuse
+    layer: nn.RMSNorm, inputs: Sequence[Tensor], gradients: Sequence[Tensor], fold: Fold, reuse: Reuse
 ) -> Iterator[Part]:
     """Scale; see :func:`layer_norm`."""
     del reuse
     shape, size = list(layer.normalized_shape), layer.weight.numel()
-    normal = [nn.functional.rms_norm(_wide(value), shape, eps=layer.eps) for value in inputs]
-    yield PerUnit(layer.weight, (_rows(normal, units, size) * _rows(gradients, units, size)).sum(1))
+    normal = [nn.functional.rms_norm(value, shape, eps=layer.eps) for value in _wide(inputs)]
+    yield PerUnit(layer.weight, (fold.rows(normal, size) * fold.rows(_wide(gradients), size)).sum(1))
 
 
 def embedding(
-    layer: nn.Embedding, inputs: Sequence[Tensor], gradients: Sequence[Tensor], units: int, reuse: Reuse
+    layer: nn.Embedding, inputs: Sequence[Tensor], gradients: Sequence[Tensor], fold: Fold, reuse: Reuse
 ) -> Iterator[Part]:
     """Add up each unit's equal tokens first; no terms are left that could cancel in the norm."""
     del reuse
-    tokens = torch.cat([value.reshape(units, -1) for value in inputs], dim=1)
-    rows = _rows(gradients, units, layer.embedding_dim)
+    tokens = fold.rows(inputs, 1).squeeze(2)
+    rows = fold.rows(_wide(gradients), layer.embedding_dim)
     if layer.padding_idx is not None:
         rows = rows * (tokens != layer.padding_idx).unsqueeze(2)
-    unit = torch.arange(units, device=tokens.device).unsqueeze(1)
+    unit = torch.arange(fold.units, device=tokens.device).unsqueeze(1)
     keys, places = torch.unique(unit * layer.num_embeddings + tokens, return_inverse=True)
     sums = rows.new_zeros((len(keys), layer.embedding_dim)).index_add_(0, places.flatten(), rows.flatten(0, 1))
     unit, token = keys // layer.num_embeddings, keys % layer.num_embeddings
-    squares = rows.new_zeros(units).index_add_(0, unit, sums.square().sum(1))
+    squares = rows.new_zeros(fold.units).index_add_(0, unit, sums.square().sum(1))
     yield EmbeddingRows(layer, unit, token, sums, squares)
 
 
@@ -199,7 +209,8 @@ RULES: dict[type[nn.Module], Callable[..., Iterator[Part]]] = {
     nn.RMSNorm: rms_norm,
     nn.Embedding: embedding,
 }
-"""Each takes the layer, its inputs and output gradients (one tensor for each use), the units and what is reused."""
+"""Each takes the layer, its inputs and output gradients (one tensor for each use), how records make up units, and
+what is reused."""
 
 
 def supports(layer: nn.Module) -> bool:
@@ -214,15 +225,15 @@ def _trained(parameter: Tensor | None) -> TypeGuard[Tensor]:
     return parameter is not None and parameter.requires_grad
 
 
-def _wide(value: Tensor) -> Tensor:
-    """Return a tensor in float32 or wider: norms and sums are never in less."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))
+def _wide(values: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors in float32 or wider: norms and sums are never in less."""
+    return [value.to(torch.promote_types(value.dtype, torch.float32)) for value in values]
 
 
-def _rows(values: Sequence[Tensor], units: int, width: int) -> Tensor:
-    """Return all uses of a layer as one block of rows a unit, shape (units, rows, width)."""
-    blocks = [_wide(value).reshape(units, -1, width) for value in values]
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+def _squares(values: Tensor) -> Tensor:
+    """Return each unit's sum of squares, shape (units,), for shape (units, ...)."""
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    return norms.square_()
 
 
 def _zeroed(rows: Tensor, where: Tensor) -> Tensor:

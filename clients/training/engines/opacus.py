@@ -10,6 +10,7 @@ from opacus.grad_sample import GradSampleHooks
 from torch import Tensor, nn
 
 from clients.training.clipping import Clip, ClippedSum, Loss, clipped_rows, trained_parameters
+from clients.training.engines.fold import fold_of
 from shared.tasks.text import Prepared
 
 LAYERS = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.GroupNorm)
@@ -36,16 +37,16 @@ def attach(model: nn.Module) -> Iterator[ClippedSum]:
 
 
 def per_unit_gradients(model: nn.Module, hooks: GradSampleHooks, batch: Prepared, loss: Loss) -> list[Tensor]:
-    """Return each unit's gradient of its own loss.
+    """Return each unit's gradient of its own loss: the sum of its records'.
 
     Args:
         model: with ``hooks`` attached.
         hooks: Opacus' hooks.
         batch: at least one unit.
-        loss: returns shape (batch,).
+        loss: returns shape (records,).
 
     Returns:
-        One tensor a trained parameter, shape (batch, *parameter.shape).
+        One tensor a trained parameter, shape (units, *parameter.shape).
 
     Raises:
         RuntimeError: when a trained parameter has no gradient for each unit.
@@ -61,7 +62,8 @@ def per_unit_gradients(model: nn.Module, hooks: GradSampleHooks, batch: Prepared
     found = [gradient for gradient in gradients if gradient is not None and len(gradient) == len(batch)]
     if len(found) < len(parameters):
         raise RuntimeError("a trained parameter has no gradient for each unit")
-    return found
+    fold = fold_of(batch)
+    return [fold.summed(gradient) for gradient in found]
 
 
 def _clipped_sum(model: nn.Module, hooks: GradSampleHooks, batch: Prepared, loss: Loss, clip: Clip) -> Tensor:

@@ -214,7 +214,7 @@ def test_no_texts_pad_to_one_column() -> None:
 
 
 def test_prepared_units_do_not_print_their_content() -> None:
-    assert repr(prepare(HASHED, TEXTS, None, weights_dir=None, device=CPU)) == "Prepared(4 units)"
+    assert repr(prepare(HASHED, TEXTS, None, weights_dir=None, device=CPU)) == "Prepared(4 records)"
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
