@@ -16,6 +16,7 @@ import msgspec
 
 from shared.codec import Record
 from shared.errors import ConfigError
+from shared.privacy.composition import Composition, Step, composed_epsilon
 from shared.privacy.plan import MechanismName, PrivacyBudget, PrivacyParams, require_noise_shares
 
 ACCOUNTANT = "dp-accounting 0.6 PLD"
@@ -27,15 +28,8 @@ ORDERS = (3, 4, 6, 8, 12, 16, 32, 64)
 NOISE_GRID = 10_000
 """Calibrated noise multipliers are multiples of 1 / NOISE_GRID, rounded up."""
 
-ROUNDING = 1e-12
-"""Part of delta that is set aside for rounding in the convolutions: against the closed formula of the full-batch
-Gaussian they fell short by up to 1.3e-14, which would let epsilon under-count at a delta near 1e-9."""
-
 MIN_NOISE_MULTIPLIER = 0.3
 MAX_NOISE_MULTIPLIER = 1e6
-
-_Grouped = tuple[tuple[float, float, int], ...]
-"""(noise multiplier, sample rate, steps), each pair once, in order."""
 
 
 class MechanismEvent(Record, frozen=True, kw_only=True):
@@ -101,14 +95,14 @@ def epsilon(events: Sequence[MechanismEvent], delta: float) -> float:
         ValueError: when ``delta`` is outside (0, 1).
 
     Guarantees:
-        An upper bound: the privacy loss is discretised pessimistically, in steps of 1e-4, and rounding has its
-        own part of delta (:data:`ROUNDING`); infinite for a delta not above that.
+        An upper bound: the privacy loss is discretised pessimistically, and rounding has its own part of delta
+        (:mod:`shared.privacy.composition`); infinite for a delta not above that.
 
     Source: privacy 5; Doroshenko et al. 2022, "Connect the dots".
     """
     if not 0 < delta < 1:
         raise ValueError("`delta` lies in (0, 1)")
-    return _pld_epsilon(_grouped(events), delta) if events else 0.0
+    return composed_epsilon(_composition(events, "add-remove"), delta) if events else 0.0
 
 
 def calibrate_noise(*, budget: PrivacyBudget, sample_rate: float, total_steps: int) -> float:
@@ -129,7 +123,7 @@ def calibrate_noise(*, budget: PrivacyBudget, sample_rate: float, total_steps: i
 
     def cost(multiple: int) -> float:
         noise_multiplier = multiple / NOISE_GRID
-        return _pld_epsilon(((noise_multiplier, sample_rate, total_steps),), budget.delta)
+        return composed_epsilon(((Step(noise_multiplier, (sample_rate,)), total_steps),), budget.delta)
 
     # Gaussian without amplification, times q: a first guess that the search soon leaves behind.
     scale = sample_rate * math.sqrt(2 * total_steps * math.log(1 / budget.delta))
@@ -182,23 +176,12 @@ def filter_admits(spent: Sequence[MechanismEvent], plan: MechanismEvent, budget:
     return filter_epsilon([*spent, plan], budget.delta) <= budget.epsilon
 
 
-def _grouped(events: Sequence[MechanismEvent]) -> _Grouped:
+def _composition(events: Sequence[MechanismEvent], relation: Literal["add-remove", "replace-one"]) -> Composition:
     """Add the steps of equal mechanisms, in an order that does not depend on history."""
-    steps: Counter[tuple[float, float]] = Counter()
+    steps: Counter[Step] = Counter()
     for event in events:
-        steps[event.noise_multiplier, event.sample_rate] += event.steps
-    return tuple((noise, rate, count) for (noise, rate), count in sorted(steps.items()))
-
-
-@lru_cache(maxsize=4096)
-def _pld_epsilon(grouped: _Grouped, delta: float) -> float:
-    """Compose by PLD; remembered, because every round asks again."""
-    from dp_accounting import pld  # noqa: PLC0415 - 0.9 s to import, and --help must stay fast
-
-    accountant = pld.PLDAccountant()
-    for noise_multiplier, sample_rate, steps in grouped:
-        accountant.compose(_dp_event(noise_multiplier, sample_rate), steps)
-    return float(accountant.get_epsilon(delta - ROUNDING)) if delta > ROUNDING else math.inf
+        steps[Step(event.noise_multiplier, (event.sample_rate,), relation)] += event.steps
+    return tuple(sorted(steps.items()))
 
 
 @lru_cache(maxsize=4096)

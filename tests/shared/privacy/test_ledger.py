@@ -234,7 +234,7 @@ def test_the_export_can_be_recomputed_by_dp_accounting(ledger: PrivacyLedger) ->
         step = dp_accounting.PoissonSampledDpEvent(line["sample_rate"], gaussian)
         accountant.compose(dp_accounting.SelfComposedDpEvent(step, line["counted_steps"]))
     assert [json.loads(line)["counted_steps"] for line in lines] == [10, 28]
-    assert accountant.get_epsilon(DELTA) == pytest.approx(epsilon(ledger.history("calls"), DELTA), rel=1e-6)
+    assert accountant.get_epsilon(DELTA) == pytest.approx(epsilon(ledger.history("calls"), DELTA), rel=1e-4)
     assert not any(b"epsilon" in line for line in lines)
 
 
