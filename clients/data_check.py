@@ -12,12 +12,18 @@ from pathlib import Path
 import msgspec
 
 from clients.binding import Declaration, check_binding, load_binding, write_declaration
-from clients.config import load_config, load_policy, open_journal
+from clients.config import load_config, load_department, load_policy, open_journal, read_file
+from clients.enrol import CITY_FILE
 from policies.evaluate import evaluate
 from policies.facts import Facts, Phase
 from policies.policy import Policy
+from shared.city import SUMMARY_LABEL, DatasetSummary, read_city
+from shared.codec import dump_json
 from shared.errors import ConfigError, ContractError
+from shared.identity import sign_record
 from shared.journal import EntryKind
+from shared.package import package_digest
+from shared.private_files import replace_private_file
 
 
 def check_data(binding_path: Path, *, now: dt.datetime) -> Declaration:
@@ -84,3 +90,25 @@ def _check_unit(binding_path: Path, policy: Policy) -> None:
     if unit != policy.privacy.unit:
         message = f'{binding_path} has the privacy unit "{unit}", the policy asks for "{policy.privacy.unit}".'
         raise ContractError("unit-foreign", message)
+
+
+def write_summary(config_path: Path, out: Path) -> DatasetSummary:
+    """Write what a department tells of its data set, signed with its identity: public facts only.
+
+    Raises:
+        ConfigError: a configuration, policy or key file is not in order.
+        ContractError: the declaration is missing, or was not made under the present policy.
+        OSError: ``out`` cannot be written.
+    """
+    department = load_department(config_path)
+    city_file = config_path.parent / CITY_FILE
+    summary = DatasetSummary(
+        city=read_city(read_file(city_file), where=str(city_file)).digest(),
+        department=department.name,
+        dataset=department.declaration.dataset,
+        contract_hash=department.declaration.contract_hash,
+        public_size=department.declaration.public_size,
+        package_digest=package_digest(),
+    )
+    replace_private_file(out, dump_json(sign_record(department.identity, SUMMARY_LABEL, summary)))
+    return summary

@@ -14,8 +14,9 @@ from clients.dataset import load_dataset
 from policies.facts import Approval, BudgetFacts, Facts, OutgoingFacts
 from policies.policy import Policy, SignedPolicy
 from shared.codec import encode
-from shared.errors import ContractError
-from shared.identity import DepartmentId, IdentityKey
+from shared.errors import ContractError, ProtocolError
+from shared.identity import DepartmentId, IdentityKey, Roster
+from shared.package import package_digest
 from shared.parameters import Vector
 from shared.plan import Plan
 from shared.privacy.accountant import event_of
@@ -60,6 +61,19 @@ class Department:
     stop_file: Path
     performance: PerformanceFlags
     _rows: dict[bytes, Prepared] = field(default_factory=dict, repr=False)
+
+    def require_fitting(self, plan: Plan, roster: Roster) -> None:
+        """Refuse a plan that was made for other software, for others, or under another roster.
+
+        Raises:
+            ProtocolError: ``package-foreign``, ``cohort-foreign``, ``roster-size``.
+        """
+        if plan.package_digest != package_digest():
+            raise ProtocolError("package-foreign", "The plan was made for another version of this package.")
+        if self.name not in plan.cohort:
+            raise ProtocolError("cohort-foreign", f"The plan's cohort does not include {self.name}.")
+        if len(roster.members) != plan.roster_size:
+            raise ProtocolError("roster-size", "The roster has grown or shrunk since the plan was approved.")
 
     def charge(self, plan: Plan) -> PlanCharge:
         """Return what a plan costs this department: all rounds and spare attempts."""

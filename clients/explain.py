@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clients.binding import Declaration, load_declaration
 from clients.config import load_config, load_policy, open_journal
 from clients.department import budgets_of
+from clients.plans import Inspection, PlanLine
 from clients.records import RoundFinished
+from policies.explain import as_table
+from policies.policy import Policy
 from shared.audit import ReceiptLine, receipt_line
 from shared.codec import decode
 from shared.errors import JournalError
@@ -73,6 +76,40 @@ def budget_lines(status: BudgetStatus) -> list[str]:
 def _cap(cap: float | None) -> str:
     """Return a cap, or that there is none."""
     return "no cap: shared noise is refused" if cap is None else f"{cap:g}"
+
+
+def plan_lines(lines: Sequence[PlanLine]) -> list[str]:
+    """Say which plans lie here and what is the matter with each."""
+    return [
+        f"{item.digest}  {item.state}"
+        + (f"  {item.name} for {item.purpose}, until {item.valid_until}" if item.name else "")
+        for item in lines
+    ] or ["There is no plan."]
+
+
+def inspection_lines(found: Inspection, policy: Policy) -> list[str]:
+    """Say everything about a plan that a person weighs, and every rule's finding."""
+    plan, privacy, sum_of = found.plan, found.plan.privacy, found.plan.aggregation
+    given = ", ".join(f"{person} ({role})" for person, role in found.approvals) or "nobody yet"
+    return [
+        f"Plan {plan.name}, approval {plan.approval}, valid {plan.valid_from} to {plan.valid_until}",
+        f"  digest        {found.digest}",
+        f"  purpose       {plan.purpose}",
+        f"  columns       learns {plan.task.label} from {', '.join(plan.task.features)}",
+        f"  contract      {found.contract_hash}",
+        f"  public size   {found.public_size}",
+        f"  cohort        {', '.join(plan.cohort)}; readable as a sum over at least {sum_of.min_contributors}",
+        f"  model         {plan.model.architecture}, {plan.model.trainable}, {plan.layout.total_size} numbers",
+        f"  training      {plan.rounds} rounds and {plan.spare_attempts} spare, {privacy.steps} steps each",
+        f"  privacy       epsilon {found.epsilon_asked:g} and delta {privacy.budget.delta:g} asked",
+        f"                epsilon {found.epsilon_computed:.4f} as computed here",
+        f"  budget        epsilon {found.epsilon_left:.4f} left of {found.epsilon_cap:g}",
+        f"                epsilon {found.epsilon_after:.4f} would count with this plan",
+        f"  leaves here   at most {found.updates} encrypted updates of {found.update_bytes} bytes",
+        f"  approved by   {given}",
+        *([f"  refused by    {', '.join(found.refused_by)}"] if found.refused_by else []),
+        as_table(found.decision, policy),
+    ]
 
 
 def authority_receipts(config_path: Path) -> Iterator[ReceiptLine]:

@@ -10,11 +10,14 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from clients.records import (
     Approved,
     EpochOpened,
     HeadsSeen,
     KeyApproved,
+    PlanRefused,
     Refused,
     RosterSeen,
     RoundFinished,
@@ -52,7 +55,8 @@ class Memory:
     Attributes:
         runs: what is known of each run.
         heads: the newest journal position seen of each member.
-        approvals: every person's approval of a plan.
+        approvals: every person's approval of a plan; a withdrawn one has no role and still names the author.
+        refusals: who said no to a plan, by digest; a no stands until the same person approves.
         roster: the verified roster with the highest serial; None before the first.
         keys: keys approved since the configuration was written, by department.
     """
@@ -63,6 +67,7 @@ class Memory:
         self.runs: dict[bytes, RunMemory] = {}
         self.heads: dict[str, int] = {}
         self.approvals: list[Approved] = []
+        self.refusals: dict[bytes, set[str]] = {}
         self.roster: Roster | None = None
         self.keys: dict[DepartmentId, bytes] = {}
         for entry in journal.entries():
@@ -120,12 +125,17 @@ class Memory:
         self.write(EntryKind.HEADS, HeadsSeen(heads={name: sequence for name, (sequence, _) in heads.items()}))
 
     def approvals_of(self, digest: bytes) -> tuple[Approval, ...]:
-        """Return the approvals of one plan digest."""
+        """Return the approvals of one plan digest; while somebody's refusal stands, none of them has a role."""
+        refused = bool(self.refused_by(digest))
         return tuple(
-            Approval(person=item.person, role=item.role, digest=item.digest, author=item.author)
+            Approval(person=item.person, role="" if refused else item.role, digest=item.digest, author=item.author)
             for item in self.approvals
             if item.digest == digest
         )
+
+    def refused_by(self, digest: bytes) -> tuple[str, ...]:
+        """Return the people whose refusal of a plan stands."""
+        return tuple(sorted(self.refusals.get(digest, ())))
 
     def _apply(self, body: Record) -> None:
         """Fold one record into the state."""
@@ -145,6 +155,15 @@ class Memory:
                 self.heads[name] = max(sequence, self.heads.get(name, -1))
         elif isinstance(body, Approved):
             self.approvals.append(body)
+            self.refusals.get(body.digest, set()).discard(body.person)
+        elif isinstance(body, PlanRefused):
+            self.refusals.setdefault(body.digest, set()).add(body.person)
+            self.approvals = [_withdrawn(item) if item.digest == body.digest else item for item in self.approvals]
+
+
+def _withdrawn(approval: Approved) -> Approved:
+    """An approval that counts no more; who wrote the plan stays its author."""
+    return msgspec.structs.replace(approval, role="")
 
 
 _RECORDS: dict[str, type[Record]] = {
@@ -155,5 +174,6 @@ _RECORDS: dict[str, type[Record]] = {
     EntryKind.ROUND: RoundFinished,
     EntryKind.HEADS: HeadsSeen,
     EntryKind.APPROVAL: Approved,
+    EntryKind.PLAN_REFUSED: PlanRefused,
     EntryKind.REFUSAL: Refused,
 }

@@ -46,7 +46,6 @@ from shared.messages import (
     UpdateRequest,
     decode_request,
 )
-from shared.package import package_digest
 from shared.parameters import Vector, model_hash, vector_from_bytes
 from shared.plan import Plan, accept_plan
 from shared.privacy.ledger import BudgetQuote, PrivacyLedger
@@ -167,12 +166,9 @@ class Participant:
         roster = self._accept_roster(request.roster)
         if request.run != plan.run_id():
             raise ProtocolError("run-foreign", "The run is not the one that follows from the plan.")
-        if plan.package_digest != package_digest():
-            raise ProtocolError("package-foreign", "The plan was made for another version of this package.")
-        if self.department.name not in plan.cohort or not set(request.cohort) <= set(plan.cohort):
+        if not set(request.cohort) <= set(plan.cohort):
             raise ProtocolError("cohort-foreign", "The cohort is not the one of the plan.")
-        if len(roster.members) != plan.roster_size:
-            raise ProtocolError("roster-size", "The roster has grown or shrunk since the plan was approved.")
+        self.department.require_fitting(plan, roster)
         known = self.memory.run(request.run)
         if request.epoch <= known.last_epoch:
             raise ProtocolError("epoch-not-new", f"Epoch {request.epoch} is not above epoch {known.last_epoch}.")

@@ -69,3 +69,11 @@ class Approved(Record, frozen=True, kw_only=True):
     person: str
     role: str
     author: bool
+
+
+class PlanRefused(Record, frozen=True, kw_only=True):
+    """One person's no to a plan: every approval given before it is withdrawn (R10)."""
+
+    digest: bytes
+    person: str
+    reason: str

@@ -5,11 +5,12 @@ A group of commands is a file in :mod:`server.commands`; only what belongs to no
 
 from __future__ import annotations
 
-from server.commands import audit, city
+from server.commands import audit, city, plan
 from shared.cli import new_app, run_app
 
-app = new_app("The authority's side: found a city, admit departments, check the audit log.")
+app = new_app("The authority's side: found a city, admit departments, publish plans, check the audit log.")
 app.add_typer(city.app, name="city")
+app.add_typer(plan.app, name="plan")
 app.add_typer(audit.app, name="audit")
 
 

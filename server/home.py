@@ -126,6 +126,14 @@ class AuthorityHome:
         """``FLWR_HOME`` of the authority's Flower processes, with the SuperLink's database."""
         return self.root / "flower"
 
+    def plan(self, state: str, digest: str) -> Path:
+        """File of one plan in a state of :class:`server.plan_files.PlanState`."""
+        return self.plans / state / f"{digest}.plan"
+
+    def model(self, sha256: str) -> Path:
+        """The starting point with this hash."""
+        return self.models / f"{sha256}.safetensors"
+
     def member(self, department: str) -> Path:
         """Certificate of one member."""
         return self.members / f"{department}.crt"

@@ -1,8 +1,8 @@
-"""The three files that people carry when a department joins a city; none of them holds a secret (protocol 8).
+"""The files that people carry between a department and the authority; none of them holds a secret (protocol 8).
 
 ``city.json`` goes from the authority to the departments, an enrolment request back, an admission forth. What counts is
 compared over a second channel: the city's fingerprint before a department believes ``city.json``, the department's
-before the authority admits it.
+before the authority admits it. What a department tells about its data set is signed with its identity.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from shared.certificates import load_certificate
-from shared.codec import Hash, Record, decode, load_json, sha256
+from shared.codec import Hash, Number, Record, decode, load_json, sha256
 from shared.errors import ConfigError, ProtocolError
 from shared.identity import (
     DEPARTMENT_NAME,
@@ -28,8 +28,10 @@ from shared.identity import (
     sign_record,
     verify_bytes,
 )
+from shared.parameters import Label
 
 ENROLMENT_LABEL: Final = "enrolment"
+SUMMARY_LABEL: Final = "dataset-summary"
 
 Pem = Annotated[str, msgspec.Meta(max_length=1 << 14)]
 Address = Annotated[str, msgspec.Meta(max_length=300)]
@@ -112,6 +114,27 @@ class Admission(Record, frozen=True, kw_only=True):
     department: Name
     certificate: Pem
     roster: Signed
+
+
+class DatasetSummary(Record, frozen=True, kw_only=True):
+    """What a department tells of its data set, so that a plan can be drafted; label ``dataset-summary``.
+
+    Attributes:
+        city: :meth:`CityFile.digest` of the city that is meant.
+        department: the name on the roster.
+        dataset: the department's name for the data set.
+        contract_hash: of the contract that its rows follow, 64 hex digits.
+        public_size: the number of privacy units that everybody is told.
+        package_digest: of the package installed there; a plan runs on one version only.
+    """
+
+    version: Literal[1] = 1
+    city: Hash
+    department: Name
+    dataset: Name
+    contract_hash: Label
+    public_size: Number
+    package_digest: Label
 
 
 def sign_request(identity: IdentityKey, request: EnrolmentRequest) -> Signed:

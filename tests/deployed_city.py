@@ -16,17 +16,22 @@ import tomli_w
 
 from clients.binding import bound_contract, load_binding
 from clients.config import load_config
-from clients.data_check import bind_data
+from clients.data_check import bind_data, write_summary
 from clients.enrol import CONFIG_FILE, enrol, install_admission
+from clients.plans import add_plan, approve_plan
 from clients.roster import approve_keys
 from policies.load import complete, sign_policy
+from server.asks import ModelChoice, PrivacyAsk
 from server.city import found_city, load_city
 from server.config import new_config
+from server.drafts import PlanAsk, draft
 from server.home import AuthorityHome
+from server.plan_files import load_published, publish, sign
 from server.roster import admit, load_members, read_request
 from shared.codec import dump_json
 from shared.contracts.contract import agreement_hash
 from shared.identity import IdentityKey, fingerprint
+from shared.plan import LocalOptimizer
 from shared.private_files import replace_private_file
 from tests.city import FOUR, binding_of, lowered_policy
 
@@ -109,6 +114,43 @@ def compare_keys(city: DeployedCity) -> None:
         approve_keys(city.config(department), [fingerprint(key) for key in members.values()], city.authority.roster)
 
 
+SMALL_ASK = PlanAsk(
+    name="small",
+    purpose="emergency-triage",
+    rounds=2,
+    spare_attempts=1,
+    model=ModelChoice(architecture="hashed-words"),
+    privacy=PrivacyAsk(epsilon=2.0, delta=1e-4, sample_rate=0.2, steps=2, max_grad_norm=1.0),
+    optimizer=LocalOptimizer(kind="sgd", learning_rate=2.0),
+)
+
+
+def publish_plan(city: DeployedCity, ask: PlanAsk = SMALL_ASK) -> str:
+    """Let every department tell of its data, then draft, sign and publish a plan; returns its digest."""
+    summaries = [city.home(name) / "summary.json" for name in city.names]
+    for name, path in zip(city.names, summaries, strict=True):
+        write_summary(city.config(name), path)
+    plan, _ = draft(city.authority, ask, summaries, now=now(), valid_days=30)
+    digest = plan.digest().hex()
+    sign(city.authority, digest, now=now())
+    publish(city.authority, digest, now=now())
+    return digest
+
+
+def hand_out(city: DeployedCity, digest: str) -> None:
+    """Put the published plan into every department's folder."""
+    for name in city.names:
+        add_plan(city.config(name), load_published(city.authority, digest)[0])
+
+
+def approve_everywhere(city: DeployedCity, digest: str) -> None:
+    """Let a steward and IT of every department approve a plan that lies there."""
+    for name in city.names:
+        person = name if name in FOUR else "police"
+        for role in ("steward", "it"):
+            approve_plan(city.config(name), digest, person=f"{person}-{role}", author=False, now=now())
+
+
 def deploy_city(folder: Path, names: Sequence[str] = FOUR, **ports: int) -> DeployedCity:
     """Provision a whole city: every department enrolled, admitted, bound, and knowing every key."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,3 +160,14 @@ def deploy_city(folder: Path, names: Sequence[str] = FOUR, **ports: int) -> Depl
         bind(city, name)
     compare_keys(city)
     return city
+
+
+def deploy_with_plan(
+    folder: Path, ask: PlanAsk = SMALL_ASK, names: Sequence[str] = FOUR, **ports: int
+) -> tuple[DeployedCity, str]:
+    """Provision a whole city with one plan that is published and approved everywhere; returns its digest too."""
+    city = deploy_city(folder, names, **ports)
+    digest = publish_plan(city, ask)
+    hand_out(city, digest)
+    approve_everywhere(city, digest)
+    return city, digest

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clients.commands.options import JsonOption
+from clients.commands.options import ConfigArgument, JsonOption
 from shared.cli import new_app, print_json, print_lines
 
 app = new_app("Bind data to a contract.")
@@ -33,3 +33,16 @@ def data_check(
         print_json(declaration)
     else:
         print_lines(declaration_lines(declaration))
+
+
+@app.command()
+def declare(
+    config: ConfigArgument,
+    *,
+    out: Annotated[Path, typer.Option("--out", help="The file to write.", metavar="FILE")] = Path("summary.json"),
+) -> None:
+    """Write what the authority needs for a plan, signed: contract hash, public size, package digest; no more."""
+    from clients.data_check import write_summary
+
+    summary = write_summary(config, out)
+    print_lines([f"{out} tells the authority: {summary.public_size} units under contract {summary.contract_hash}."])

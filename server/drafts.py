@@ -1,0 +1,197 @@
+"""Draft a plan: what the authority asks for, the present roster, and what its departments told of their data sets."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from server.asks import PACKAGED, ModelBasis, ModelChoice, PrivacyAsk, calibrate, packaged_scenario
+from server.city import load_city
+from server.config import load_server
+from server.home import AuthorityHome
+from server.plan_files import PlanState, list_plans, write_plan
+from server.plans import draft_plan
+from server.release import write_model
+from server.roster import load_members
+from shared.city import SUMMARY_LABEL, DatasetSummary
+from shared.codec import Record, decode, encode, load_json, parse_toml
+from shared.errors import ConfigError, ProtocolError
+from shared.identity import DepartmentId, Roster, Signed, verify_bytes
+from shared.package import package_digest
+from shared.plan import LocalOptimizer, ModelSpec, Plan, ServerOptimizerSpec, TaskSpec, default_aggregation
+from shared.private_files import make_private_folder
+from shared.tasks.features import HASHED_WORDS_SHA256
+
+WEIGHTS_FILE = "model.safetensors"
+
+SIMULATED_ONLY = ("seed", "seeds", "departments", "data", "performance", "faults")
+"""Keys of a scenario that play a city and say nothing about a plan."""
+
+
+class PlanAsk(Record, frozen=True, kw_only=True):
+    """What the authority asks for; everything else in a plan comes from the roster and the departments."""
+
+    name: str
+    purpose: str
+    rounds: int
+    spare_attempts: int = 2
+    bound: float = 32.0
+    task: TaskSpec = TaskSpec()
+    model: ModelChoice = ModelChoice()
+    privacy: PrivacyAsk
+    optimizer: LocalOptimizer
+    server_optimizer: ServerOptimizerSpec = ServerOptimizerSpec()
+
+
+def load_ask(name_or_path: str) -> PlanAsk:
+    """Read a scenario's plan: a packaged one by name, or a TOML file by path.
+
+    A scenario of ``cityfed-sim`` will do; of its optimisers the federated one counts.
+
+    Raises:
+        ConfigError: ``scenario-missing``, ``scenario-unreadable``, ``toml-syntax``, ``toml-content``.
+    """
+    where = f"Scenario {name_or_path}"
+    tree = parse_toml(_scenario_text(name_or_path), where=where)
+    for key in SIMULATED_ONLY:
+        tree.pop(key, None)
+    optimizer = tree.get("optimizer")
+    if isinstance(optimizer, dict) and "federated" in optimizer:
+        tree["optimizer"] = optimizer["federated"]
+    try:
+        return msgspec.convert(tree, type=PlanAsk, strict=True)
+    except msgspec.ValidationError as cause:
+        raise ConfigError("toml-content", f"{where}: {str(cause).replace(' - at `$', ' at `')}.") from cause
+
+
+def draft(
+    home: AuthorityHome, ask: PlanAsk, summaries: Sequence[Path], *, now: dt.datetime, valid_days: int
+) -> tuple[Plan, Path]:
+    """Draft a plan from the present roster and what its departments told.
+
+    Args:
+        home: the authority's home.
+        ask: what is wanted.
+        summaries: files of ``cityfed-client data declare``, one for each department of the cohort.
+        now: the present time, UTC; the plan is valid from today.
+        valid_days: days until it is not valid any more.
+
+    Raises:
+        ConfigError: ``roster-missing``, ``valid-days``, ``file-missing``, ``json-content``, ``cohort-too-small``,
+            ``weights-missing``, ``plan-impossible``.
+        ProtocolError: a summary does not verify: ``member-unknown``, ``signature-invalid``, ``city-foreign``,
+            ``package-foreign``, ``summary-repeated``.
+        SetupError: base weights are missing.
+        ModelError: base weights are not usable.
+    """
+    if not 1 <= valid_days <= 366:
+        raise ConfigError("valid-days", "A plan is valid for 1 to 366 days.")
+    roster = load_members(home).roster
+    told = _read_summaries(summaries, roster, load_city(home).digest())
+    _require_cohort(len(told), len(roster.members))
+    basis = load_basis(home, ask.model)
+    try:
+        plan = draft_plan(
+            name=ask.name,
+            purpose=ask.purpose,
+            approval=1 + max((line.approval for line in list_plans(home) if line.name == ask.name), default=0),
+            valid_from=now.date(),
+            valid_until=now.date() + dt.timedelta(days=valid_days),
+            task=ask.task,
+            model=basis.spec,
+            layout=basis.layout,
+            initial_model=basis.initial,
+            contracts={name: item.contract_hash for name, item in told.items()},
+            public_sizes={name: item.public_size for name, item in told.items()},
+            roster=roster,
+            privacy=calibrate(ask.privacy, attempts=ask.rounds + ask.spare_attempts),
+            bound=ask.bound,
+            rounds=ask.rounds,
+            spare_attempts=ask.spare_attempts,
+            local_optimizer=ask.optimizer,
+            server_optimizer=ask.server_optimizer,
+        )
+    except ValueError as cause:
+        raise ConfigError("plan-impossible", f"No plan can be made of this: {cause}.") from cause
+    make_private_folder(home.models)
+    write_model(home.model(plan.initial_model_sha256), basis.initial, plan)
+    return plan, write_plan(home, PlanState.DRAFT, plan, encode(plan))
+
+
+def load_basis(home: AuthorityHome, choice: ModelChoice) -> ModelBasis:
+    """Read layout and starting point of a model; base weights lie in the folder that server.toml names.
+
+    Raises:
+        ConfigError: ``weights-missing``, ``toml-content``.
+        SetupError: base weights are missing.
+        ModelError: base weights are not usable.
+    """
+    if choice.architecture == "hashed-words":
+        return ModelBasis.load(choice.spec(HASHED_WORDS_SHA256), None)
+    config = load_server(home)
+    folder = home.root / config.weights
+    file = folder / WEIGHTS_FILE
+    if not config.weights or not file.is_file():
+        raise ConfigError("weights-missing", f"`weights` in {home.config} must name the folder of {WEIGHTS_FILE}.")
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    spec: ModelSpec = choice.spec(digest)
+    return ModelBasis.load(spec, folder)
+
+
+def _scenario_text(name_or_path: str) -> str:
+    """Read a packaged scenario or a file."""
+    if name_or_path in PACKAGED:
+        return packaged_scenario(name_or_path)
+    path = Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join(PACKAGED)
+        raise ConfigError("scenario-missing", f"There is no scenario {name_or_path}: give a TOML file or {known}.")
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise ConfigError("scenario-unreadable", f"{path} cannot be read as UTF-8 text.") from cause
+
+
+def _read_summaries(files: Sequence[Path], roster: Roster, city: bytes) -> dict[DepartmentId, DatasetSummary]:
+    """Verify what each department told with its key on the roster."""
+    told: dict[DepartmentId, DatasetSummary] = {}
+    for file in files:
+        summary = _read_summary(file, roster, city)
+        if summary.department in told:
+            raise ProtocolError("summary-repeated", f"{file} is a second summary of {summary.department}.")
+        told[DepartmentId(summary.department)] = summary
+    return told
+
+
+def _read_summary(file: Path, roster: Roster, city: bytes) -> DatasetSummary:
+    """Read one summary."""
+    try:
+        signed = load_json(file.read_bytes(), Signed, where=str(file))
+    except OSError as cause:
+        raise ConfigError("file-missing", f"{file} cannot be read.") from cause
+    summary = decode(signed.body, DatasetSummary)
+    if summary.department not in roster.members:
+        raise ProtocolError("member-unknown", f"{file} comes from {summary.department}, which is not on the roster.")
+    verify_bytes(roster.members[summary.department], SUMMARY_LABEL, signed.body, signed.signature)
+    if summary.city != city:
+        raise ProtocolError("city-foreign", f"{file} was made for another city.")
+    if summary.package_digest != package_digest():
+        raise ProtocolError(
+            "package-foreign", f"{summary.department} has another version of this package installed than the authority."
+        )
+    return summary
+
+
+def _require_cohort(departments: int, members: int) -> None:
+    """Refuse a cohort that could never reach the least number of contributors."""
+    least = default_aggregation(members, bound=1.0).min_contributors if members > 2 else 3
+    if departments < least:
+        raise ConfigError(
+            "cohort-too-small",
+            f"{departments} departments told of a data set; with {members} members on the roster {least} are needed.",
+        )
