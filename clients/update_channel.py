@@ -1,0 +1,232 @@
+"""A department's end of the update channel: dial out, take requests, send replies, until the session is over.
+
+No port is opened here. What a request means is the Participant's affair; this file moves bytes, checks that they are
+the announced ones, and begins again where a connection broke.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event, Lock
+
+import grpc
+
+from shared.channel import (
+    ANSWER,
+    ATTACH,
+    ATTACHED,
+    MAX_FRAME_BYTES,
+    SERVICE,
+    TICKET_KEY,
+    Incoming,
+    Payload,
+    Start,
+    Ticket,
+    TlsFiles,
+    frames,
+    read_start,
+)
+from shared.codec import encode
+from shared.errors import ProtocolError
+
+_LOG = logging.getLogger(__name__)
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
+    ("grpc.use_local_subchannel_pool", 1),  # a new channel dials at once; the pauses are made here
+    ("grpc.enable_retries", 0),
+    ("grpc.keepalive_time_ms", 20_000),  # pings go on while the department trains: another thread sends them
+    ("grpc.keepalive_timeout_ms", 15_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+_FINAL = {
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.UNIMPLEMENTED,
+}
+"""The authority refused, and would refuse again; a broken connection has none of these."""
+
+
+class Stop(Event):
+    """A switch that ends serving at once, also while a call waits for the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cuts: list[Callable[[], object]] = []
+        self._guard = Lock()
+
+    def set(self) -> None:
+        """Stop."""
+        super().set()
+        with self._guard:
+            cuts = list(self._cuts)
+        for cut in cuts:
+            cut()
+
+    @contextmanager
+    def cutting(self, cut: Callable[[], object]) -> Iterator[None]:
+        """Call ``cut`` when the switch is set while the block runs, or was set before."""
+        with self._guard:
+            self._cuts.append(cut)
+        if self.is_set():
+            cut()
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._cuts.remove(cut)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How a department tries again.
+
+    Attributes:
+        first_s: pause after the first failure, in seconds; it doubles with every further one.
+        longest_s: longest pause.
+        give_up_s: after so long without a connection the session is given up.
+    """
+
+    first_s: float = 0.5
+    longest_s: float = 30.0
+    give_up_s: float = 900.0
+
+
+@dataclass
+class _Outbox:
+    """The reply that is not known to have arrived; it is kept until it has, and sent again from its start."""
+
+    number: int
+    payload: Payload = field(repr=False)
+
+
+def serve_channel(
+    address: str,
+    tls: TlsFiles,
+    handle: Callable[[bytes], bytes],
+    *,
+    ticket: Ticket,
+    max_request_bytes: int,
+    stop: Stop,
+    patience: Patience | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Answer requests on the update channel until the authority closes the session, or ``stop`` is set.
+
+    Args:
+        address: host and port of the authority; the host stands in its certificate.
+        tls: this department's key and certificate, and the city's CA certificate.
+        handle: answers one encoded request, as :meth:`clients.participant.Participant.handle` does. It runs in the
+            caller's thread, one request at a time.
+        ticket: the session, as the authority named it.
+        max_request_bytes: longest request that is taken.
+        stop: ends serving; a reply that is being made when it is set is not sent.
+        patience: how to try again.
+        clock: monotonic time in seconds.
+
+    Raises:
+        ProtocolError: the reason code of the authority's refusal; ``channel-unreachable`` when there was no
+            connection for longer than ``patience`` allows; those of :class:`shared.channel.Incoming`.
+    """
+    patience = patience or Patience()
+    outbox: list[_Outbox] = []
+    pause, reached = patience.first_s, clock()
+    while not stop.is_set():
+        try:
+            with _dialled(address, tls, ticket) as link, stop.cutting(link.channel.close):
+                for _ in link.serve(handle, outbox, max_request_bytes=max_request_bytes, stopped=stop.is_set):
+                    pause, reached = patience.first_s, clock()
+            return
+        except (grpc.RpcError, ValueError) as error:  # gRPC's own ValueError: the channel was closed by `stop`
+            if stop.is_set():
+                return
+            _require_passing(error)
+        if clock() - reached > patience.give_up_s:
+            raise ProtocolError("channel-unreachable", f"{address} was not reached for {patience.give_up_s:.0f} s.")
+        stop.wait(pause)
+        pause = min(2 * pause, patience.longest_s)
+
+
+@dataclass(frozen=True)
+class _Link:
+    """One connection of one session."""
+
+    channel: grpc.Channel
+    metadata: tuple[tuple[str, bytes], ...]
+
+    def serve(
+        self,
+        handle: Callable[[bytes], bytes],
+        outbox: list[_Outbox],
+        *,
+        max_request_bytes: int,
+        stopped: Callable[[], bool],
+    ) -> Iterator[None]:
+        """Answer requests until the session is closed; yields whenever something has arrived, here or there."""
+        while outbox:  # what the last connection did not carry
+            self._send(outbox)
+            yield
+        call = self.channel.unary_stream(f"/{SERVICE}/{ATTACH}")(b"", metadata=self.metadata)
+        for raw in call:
+            yield
+            if raw == ATTACHED:
+                continue
+            start = read_start(raw, max_bytes=max_request_bytes)
+            reply = handle(_receive(start, call))
+            if stopped():
+                return
+            outbox.append(_Outbox(start.number, Payload.of(reply)))
+            del reply  # the outbox lets go of it
+            self._send(outbox)
+            yield
+
+    def _send(self, outbox: list[_Outbox]) -> None:
+        """Send the reply and forget it once it has arrived, or nobody waits for it any more."""
+        item = outbox[0]
+        try:
+            upload = self.channel.stream_unary(f"/{SERVICE}/{ANSWER}")
+            upload(frames(item.number, item.payload), metadata=self.metadata)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.ABORTED:
+                raise
+            _LOG.info("a reply came too late: %s", error.details())
+        outbox.clear()
+
+
+def _receive(start: Start, call: Iterator[bytes]) -> bytes:
+    """Take the rest of one request in."""
+    buffer = io.BytesIO()
+    transfer = Incoming(start, buffer.write)
+    while not transfer.complete:
+        raw = next(call, None)
+        if raw is None:
+            break
+        transfer.take(raw)
+    transfer.finish()
+    return buffer.getvalue()
+
+
+@contextmanager
+def _dialled(address: str, tls: TlsFiles, ticket: Ticket) -> Iterator[_Link]:
+    """Open a channel and close it again."""
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=tls.authority, private_key=tls.key, certificate_chain=tls.certificate
+    )
+    with grpc.secure_channel(address, credentials, options=_OPTIONS) as channel:
+        yield _Link(channel, ((TICKET_KEY, encode(ticket)),))
+
+
+def _require_passing(error: Exception) -> None:
+    """Let a failure pass that another attempt may not meet; raise any other one by name."""
+    if not isinstance(error, grpc.RpcError):
+        raise error
+    if error.code() in _FINAL:
+        raise ProtocolError(error.details() or "channel-refused", "The authority refused this department's call.")
+    _LOG.info("the update channel is interrupted: %s", error.code().name)
