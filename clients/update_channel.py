@@ -16,6 +16,7 @@ from threading import Event, Lock
 
 import grpc
 
+from shared.certificates import TlsFiles
 from shared.channel import (
     ANSWER,
     ATTACH,
@@ -27,7 +28,6 @@ from shared.channel import (
     Payload,
     Start,
     Ticket,
-    TlsFiles,
     frames,
     read_start,
 )
@@ -137,18 +137,20 @@ def serve_channel(
     """
     patience = patience or Patience()
     outbox: list[_Outbox] = []
-    pause, reached = patience.first_s, clock()
+    pause, failing_since = patience.first_s, None
     while not stop.is_set():
         try:
             with _dialled(address, tls, ticket) as link, stop.cutting(link.channel.close):
                 for _ in link.serve(handle, outbox, max_request_bytes=max_request_bytes, stopped=stop.is_set):
-                    pause, reached = patience.first_s, clock()
-            return
+                    pause, failing_since = patience.first_s, None
         except (grpc.RpcError, ValueError) as error:  # gRPC's own ValueError: the channel was closed by `stop`
             if stop.is_set():
                 return
             _require_passing(error)
-        if clock() - reached > patience.give_up_s:
+        else:
+            return
+        failing_since = clock() if failing_since is None else failing_since
+        if clock() - failing_since > patience.give_up_s:
             raise ProtocolError("channel-unreachable", f"{address} was not reached for {patience.give_up_s:.0f} s.")
         stop.wait(pause)
         pause = min(2 * pause, patience.longest_s)

@@ -22,14 +22,14 @@ def open_spool(folder: Path | None, length: int) -> Iterator[IO[bytes]]:
         length: bytes of the upload, which are set aside at once, so that a full disk shows before anything is sent.
 
     Raises:
-        SetupError: ``spool-full``.
+        SetupError: ``spool-unusable``.
     """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, length)
             yield file
     except OSError as cause:
-        raise SetupError("spool-full", "The spool folder does not hold another upload.") from cause
+        raise SetupError("spool-unusable", "The spool folder is missing, full or not writable.") from cause
 
 
 def mapped(file: IO[bytes]) -> memoryview:

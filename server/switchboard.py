@@ -12,6 +12,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Condition
@@ -224,36 +225,46 @@ class Switchboard:
 
     # --- for one call of one department --------------------------------------------------------------------
 
-    def questions(self, name: DepartmentId, ticket: Ticket, line: Line) -> Iterator[Question]:
-        """Yield what a department is asked, until the session is closed or the call is over; the newest call counts.
+    @contextmanager
+    def attached(self, name: DepartmentId, ticket: Ticket, line: Line) -> Iterator[Iterator[Question]]:
+        """Attach a department; gives what it is asked, until the session is closed or the call is over.
+
+        The newest call counts: an older one is told so by ``attached-elsewhere`` when it asks for the next question.
 
         Raises:
-            ProtocolError: ``session-foreign``; ``attached-elsewhere`` when a newer call took this one's place.
+            ProtocolError: ``session-foreign``.
         """
         with self._changed:
-            if not self._admit(ticket):
-                return
+            over = not self._admit(ticket)
             desk = self._desk(name)
             older, desk.down, desk.last_sign = desk.down, line, self._now()
             if older is not None and desk.sending is not None:
                 older.cut()
             self._changed.notify_all()
         try:
-            number = 0
-            while True:
-                question = self._next(desk, ticket, line, number)
-                if question is None:
-                    return
-                number = question.number
-                yield question
-                del question  # or its model would be here until there is another one
+            yield iter(()) if over else self._questions(desk, ticket, line)
         finally:
             with self._changed:
                 if desk.down is line:
                     desk.down = desk.sending = None
 
+    def _questions(self, desk: _Desk, ticket: Ticket, line: Line) -> Iterator[Question]:
+        """Yield one question after the other."""
+        number = 0
+        while True:
+            question = self._next(desk, ticket, line, number)
+            if question is None:
+                return
+            number = question.number
+            yield question
+            del question  # or its model would be here until there is another one
+
     def _next(self, desk: _Desk, ticket: Ticket, line: Line, after: int) -> Question | None:
-        """Wait for a newer question than number ``after``; None when the call is to end."""
+        """Wait for a newer question than number ``after``; None when the call is to end.
+
+        Raises:
+            ProtocolError: ``attached-elsewhere``.
+        """
         with self._changed:
             if desk.down is line:
                 desk.sending = None

@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
-from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
 
 from server.spool import mapped, open_spool
 from server.switchboard import Line, Presence, Question, Switchboard
+from shared.certificates import TlsFiles, certificate_digest, load_certificate
 from shared.channel import (
     ANSWER,
     ATTACH,
@@ -29,7 +28,6 @@ from shared.channel import (
     Incoming,
     Limits,
     Ticket,
-    TlsFiles,
     frames,
     read_start,
 )
@@ -40,7 +38,7 @@ from shared.identity import DepartmentId
 _LOG = logging.getLogger(__name__)
 
 MemberOf = Callable[[bytes], DepartmentId | None]
-"""Says whose a certificate is, by SHA-256 over its DER, or None: unknown, or revoked by now."""
+"""Says whose a certificate is, by :func:`shared.certificates.certificate_digest`; None: unknown, or revoked by now."""
 
 _STATUS = {
     "certificate-not-admitted": grpc.StatusCode.PERMISSION_DENIED,
@@ -48,7 +46,7 @@ _STATUS = {
     "attached-elsewhere": grpc.StatusCode.FAILED_PRECONDITION,
     "reply-late": grpc.StatusCode.ABORTED,
     "transfer-digest": grpc.StatusCode.DATA_LOSS,
-    "spool-full": grpc.StatusCode.UNAVAILABLE,
+    "spool-unusable": grpc.StatusCode.UNAVAILABLE,
     "internal-error": grpc.StatusCode.UNAVAILABLE,
 }
 """What a refusal means to the other end; any other one is INVALID_ARGUMENT: do not try that again."""
@@ -142,13 +140,14 @@ class UpdateChannel:
             if not context.add_callback(self._board.wake):
                 return
             line = Line(cut=context.cancel, alive=context.is_active)
-            yield ATTACHED
-            for question in self._board.questions(name, ticket, line):
-                if self._caller(context) != name:
-                    self._board.refuse(name, "certificate-not-admitted", question)
-                    raise _not_admitted()
-                yield from frames(question.number, question.payload)
-                del question  # or its model would be here until there is another one
+            with self._board.attached(name, ticket, line) as questions:
+                yield ATTACHED
+                for question in questions:
+                    if self._caller(context) != name:
+                        self._board.refuse(name, "certificate-not-admitted", question)
+                        raise _not_admitted()
+                    yield from frames(question.number, question.payload)
+                    del question  # or its model would be here until there is another one
 
     def _answer(self, incoming: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         """Take one reply up into a spool file and hand it over once it is whole."""
@@ -190,8 +189,8 @@ class UpdateChannel:
 
     def _caller(self, context: grpc.ServicerContext) -> DepartmentId | None:
         """Return whose certificate the caller has shown."""
-        (pem,) = context.auth_context()["x509_pem_cert"]
-        return self._member_of(x509.load_pem_x509_certificate(pem).fingerprint(SHA256()))
+        (pem,) = context.auth_context()["x509_pem_cert"]  # the handshake has checked it against the city's CA
+        return self._member_of(certificate_digest(load_certificate(pem, where="The caller's certificate")))
 
 
 def _service(attach: object, answer: object) -> grpc.GenericRpcHandler:
@@ -218,6 +217,6 @@ def _named_refusals(context: grpc.ServicerContext) -> Iterator[None]:
         context.abort(_STATUS.get(error.code, grpc.StatusCode.INVALID_ARGUMENT), error.code)
     except grpc.RpcError:  # the call is over: nobody is there to be told
         raise
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever goes wrong, gRPC must not send its text
         _LOG.exception("a call on the update channel failed")
         context.abort(_STATUS["internal-error"], "internal-error")

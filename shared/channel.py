@@ -66,15 +66,6 @@ class Chunk(Tagged, frozen=True, kw_only=True):
     data: memoryview
 
 
-@dataclass(frozen=True)
-class TlsFiles:
-    """One end's key and certificate, and the certificate of the city's CA that both ends trust; PEM."""
-
-    key: bytes = field(repr=False)
-    certificate: bytes
-    authority: bytes
-
-
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What one session takes up.

@@ -1,0 +1,468 @@
+"""The update channel on loopback: who is let in, what is taken, and what goes on when something breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
+
+import grpc
+import numpy as np
+import pytest
+
+from server.spool import mapped, open_spool
+from server.update_channel import UpdateChannel
+from shared.channel import (
+    ATTACHED,
+    CHUNK_BYTES,
+    SERVICE,
+    Chunk,
+    Limits,
+    Payload,
+    Start,
+    Ticket,
+    frames,
+    largest_request,
+    limits_of,
+    read_start,
+)
+from shared.codec import encode
+from shared.errors import SetupError
+from shared.identity import DepartmentId
+from tests.channel_city import (
+    HASTE,
+    HOST,
+    NAMES,
+    RUN,
+    SMALL,
+    ChannelCity,
+    Gate,
+    answer,
+    attach,
+    member_files,
+    metadata,
+    new_authority,
+    open_channel,
+    raw_channel,
+    server_files,
+)
+from tests.city import FOUR, open_city
+from tests.cutting_proxy import CuttingProxy
+
+BIG = Limits(update_bytes=8 << 20, other_bytes=8 << 20)
+
+
+@pytest.fixture(scope="module")
+def shared_city() -> Iterator[ChannelCity]:
+    """One city for the tests that leave it as it was."""
+    with open_channel() as city:
+        yield city
+
+
+@pytest.fixture
+def city(shared_city: ChannelCity) -> Iterator[ChannelCity]:
+    before = dict(shared_city.members)
+    yield shared_city
+    shared_city.members = before
+    shared_city.channel.close_session()
+    while shared_city.served:
+        served = shared_city.served.pop()
+        served.stop.set()
+        served.left()
+
+
+def code_of(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+    """How a raw call was refused."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code(), caught.value.details()
+
+
+def still_serves(city: ChannelCity, ticket: Ticket, name: str = "transport") -> bool:
+    served = city.serve(name, ticket, bytes.upper)
+    heard = city.ask({name: b"ping"})
+    served.stop.set()
+    return heard == {name: b"PING"} and served.left() == ""
+
+
+# --- carrying ----------------------------------------------------------------------------------------------
+
+
+def test_every_department_gets_its_request_and_its_reply_comes_back(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, BIG)
+    handles = {name: (lambda request, name=name: name.encode() + request) for name in NAMES}
+    served = [city.serve(name, ticket, handles[name]) for name in NAMES]
+    for payload in (b"one", bytes(3 * CHUNK_BYTES + 17), b"two"):
+        requests = {name: payload + name[:1].encode() for name in NAMES}
+        assert city.ask(requests) == {name: name.encode() + requests[name] for name in NAMES}
+    assert all(seen.attached and not seen.asked and seen.last_sign for seen in city.channel.status().values())
+    city.channel.close_session()
+    assert [item.left() for item in served] == [""] * 4
+    assert not any(seen.attached for seen in city.channel.status().values())
+
+
+def test_a_federation_over_the_channel_gives_the_same_model_as_in_memory(tmp_path: Path) -> None:
+    with open_city(tmp_path / "memory") as city:
+        expected = city.run()
+    with open_city(tmp_path / "channel") as city, open_channel(FOUR, spool=tmp_path) as net:
+        ticket = net.channel.open_session(city.world.plan.run_id(), limits_of(city.world.plan))
+        most = largest_request(city.world.plan)
+        served = [net.serve(name, ticket, peer, max_request_bytes=most) for name, peer in city.peers.items()]
+        found = city.coordinator(net.channel).run(city.basis.initial)
+        net.channel.close_session()
+        assert [item.left() for item in served] == [""] * 4
+        assert city.watcher.gone == []
+    assert np.array_equal(found.model, expected.model)
+    assert [item.survivors for item in found.rounds] == [item.survivors for item in expected.rounds]
+
+
+def test_whoever_is_silent_is_missing_and_what_it_sends_too_late_is_dropped(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    gate = Gate()
+    slow, quick = city.serve("health", ticket, gate), city.serve("police", ticket, bytes.upper)
+    assert city.ask({"health": b"a", "police": b"a", "transport": b"a"}, timeout_s=1.0) == {"police": b"A"}
+    assert not city.channel.status()["transport"].attached
+    gate.go.set()
+    assert city.ask({"health": b"b", "police": b"b"}) == {"health": b"b", "police": b"B"}
+    assert gate.heard == [b"a", b"b"]
+    city.channel.close_session()
+    assert (slow.left(), quick.left()) == ("", "")
+
+
+def test_a_department_that_attaches_late_is_waited_for(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    replies = city.channel.exchange(dict.fromkeys(city.members.values(), b"a"), timeout_s=20)
+    city.serve("health", ticket, bytes.upper)
+    assert next(replies)[0] == "health"
+    city.serve("police", ticket, bytes.upper)
+    assert next(replies)[0] == "police"
+    replies.close()  # type: ignore[attr-defined]  # it is a generator
+    assert not any(seen.asked for seen in city.channel.status().values())
+
+
+def test_misuse_by_the_authority_is_an_error(city: ChannelCity) -> None:
+    with pytest.raises(RuntimeError):
+        city.ask({"health": b"a"})
+    city.channel.open_session(RUN, SMALL)
+    with pytest.raises(RuntimeError):
+        city.channel.open_session(RUN, SMALL)
+    with pytest.raises(ValueError):
+        city.ask({"health": b"a"}, timeout_s=0)
+    with pytest.raises(SetupError) as caught:
+        UpdateChannel(city.address, server_files(city.authority), member_of=lambda _: None, members=1)
+    assert caught.value.code == "channel-port"
+
+
+# --- who is let in -----------------------------------------------------------------------------------------
+
+
+def test_a_caller_without_certificate_is_not_let_in(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    with raw_channel(city, None) as channel:
+        assert code_of(lambda: next(attach(channel, ticket)))[0] is grpc.StatusCode.UNAVAILABLE
+    assert still_serves(city, ticket)
+
+
+def test_another_citys_certificate_is_not_let_in(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    theirs = member_files(new_authority("gotham"), "health")
+    with raw_channel(city, replace(theirs, authority=city.files["health"].authority)) as channel:
+        assert code_of(lambda: next(attach(channel, ticket)))[0] is grpc.StatusCode.UNAVAILABLE
+    assert still_serves(city, ticket)
+
+
+@pytest.mark.parametrize("name", ["health", "harbour"])
+def test_a_certificate_that_the_roster_does_not_have_is_refused(city: ChannelCity, name: str) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    refused = (grpc.StatusCode.PERMISSION_DENIED, "certificate-not-admitted")
+    stranger = member_files(city.authority, name)  # the city's, even a member's name, and yet not the admitted one
+    with raw_channel(city, stranger) as channel:
+        assert code_of(lambda: next(attach(channel, ticket))) == refused
+        assert code_of(lambda: answer(channel, ticket, frames(1, Payload.of(b"x")))) == refused
+    assert still_serves(city, ticket)
+
+
+def test_a_revoked_department_is_refused_at_the_next_request_on_a_standing_stream(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    revoked, other = city.serve("health", ticket, bytes.upper), city.serve("police", ticket, bytes.upper)
+    assert set(city.ask({"health": b"a", "police": b"a"})) == {"health", "police"}
+    city.revoke("health")
+    assert city.ask({"health": b"b", "police": b"b"}) == {"police": b"B"}  # and it is not waited for
+    assert revoked.left() == "certificate-not-admitted"
+    assert city.channel.status()["health"].refused == "certificate-not-admitted"
+    assert city.serve("health", ticket, bytes.upper).left() == "certificate-not-admitted"
+    assert not other.stop.is_set()
+
+
+def test_a_department_revoked_while_it_trains_cannot_send_its_reply(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+
+    def handle(request: bytes) -> bytes:
+        city.revoke("health")
+        return request
+
+    served = city.serve("health", ticket, handle)
+    assert city.ask({"health": b"a"}, timeout_s=1.0) == {}
+    assert served.left() == "certificate-not-admitted"
+
+
+def test_a_member_cannot_play_the_authority(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    fake = UpdateChannel(f"{HOST}:0", city.files["police"], member_of=city.members.get, members=4)
+    try:
+        patience = replace(HASTE, give_up_s=0.2)
+        address = f"{HOST}:{fake.port}"
+        served = city.serve("health", ticket, lambda _: pytest.fail("asked"), address=address, patience=patience)
+        assert served.left() == "channel-unreachable"
+        assert fake.status() == {}
+    finally:
+        fake.stop()
+
+
+def test_nothing_else_is_served_on_the_port(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    methods = [f"/{SERVICE}/Detach", "/cityfed.Other/Attach", "/grpc.health.v1.Health/Check"]
+    reflection = [f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")]
+    with raw_channel(city, city.files["health"]) as channel:
+        for method in [*methods, *reflection]:
+            call = channel.unary_unary(method)
+            assert code_of(lambda call=call: call(b"", timeout=20))[0] is grpc.StatusCode.UNIMPLEMENTED
+    assert still_serves(city, ticket)
+
+
+@pytest.mark.parametrize("shown", ["foreign session", "foreign run", "nothing", "rubbish"])
+def test_a_call_for_another_session_is_refused(city: ChannelCity, shown: str) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    foreign = {
+        "foreign session": metadata(Ticket(run=RUN, session=bytes(16))),
+        "foreign run": metadata(Ticket(run=bytes([1] * 32), session=ticket.session)),
+        "nothing": (),
+        "rubbish": ((metadata(ticket)[0][0], b"rubbish"),),
+    }[shown]
+    expected = {"nothing": "message-malformed", "rubbish": "message-malformed"}.get(shown, "session-foreign")
+    with raw_channel(city, city.files["health"]) as channel:
+        stream = channel.unary_stream(f"/{SERVICE}/Attach")
+        upload = channel.stream_unary(f"/{SERVICE}/Answer")
+        assert code_of(lambda: next(stream(b"", metadata=foreign, timeout=20)))[1] == expected
+        assert code_of(lambda: upload(iter([b""]), metadata=foreign, timeout=20))[1] == expected
+    assert still_serves(city, ticket)
+
+
+def test_who_comes_back_for_a_closed_session_is_told_that_it_is_over(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    city.channel.close_session()
+    assert city.serve("health", ticket, bytes.upper).left() == ""
+    newer = city.channel.open_session(RUN, SMALL)
+    assert newer.session != ticket.session
+    assert city.serve("health", ticket, bytes.upper).left() == ""
+    with raw_channel(city, city.files["health"]) as channel:
+        assert code_of(lambda: answer(channel, ticket, frames(1, Payload.of(b"x"))))[1] == "reply-late"
+
+
+def test_the_newest_stream_of_a_department_counts(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    older = city.serve("health", ticket, bytes.lower)
+    assert city.ask({"health": b"Aa"}) == {"health": b"aa"}
+    newer = city.serve("health", ticket, bytes.upper)
+    assert older.left() == "attached-elsewhere"
+    assert city.ask({"health": b"Aa"}) == {"health": b"AA"}
+    city.channel.close_session()
+    assert newer.left() == ""
+
+
+# --- uploads that are not what they should be --------------------------------------------------------------
+
+
+def wrong_then_good(
+    city: ChannelCity, ticket: Ticket, make: Callable[[int], list[bytes]]
+) -> tuple[grpc.StatusCode, str]:
+    """Answer a request with crafted frames and then rightly, which must go through; returns how the first fared."""
+    name, found = DepartmentId("health"), list[tuple[grpc.StatusCode, str]]()
+    with raw_channel(city, city.files[name]) as channel:
+        stream = attach(channel, ticket)
+        assert next(stream) == ATTACHED
+        replies = city.channel.exchange({name: b"ask"}, timeout_s=20)
+
+        def misbehave() -> None:
+            number = read_start(next(stream), max_bytes=1 << 20).number
+            found.append(code_of(lambda: answer(channel, ticket, make(number))))
+            answer(channel, ticket, frames(number, Payload.of(b"good")))
+
+        with beside(misbehave):
+            assert [bytes(reply) for _, reply in replies] == [b"good"]
+    return found[0]
+
+
+@contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """Do something in another thread."""
+    thread = Thread(target=work)
+    thread.start()
+    yield
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+GOOD = Payload.of(b"0123456789")
+
+
+def start(number: int, **changes: object) -> bytes:
+    return encode(Start(**{"number": number, "length": 10, "digest": GOOD.digest, **changes}))  # type: ignore[arg-type]  # wrong on purpose
+
+
+def chunk(number: int, offset: int, data: bytes) -> bytes:
+    return encode(Chunk(number=number, offset=offset, data=memoryview(data)))
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda n: [start(n, length=SMALL.other_bytes + 1)], "transfer-too-large"),
+        (lambda n: [start(n), chunk(n, 0, bytes(11))], "transfer-overrun"),
+        (lambda n: [*frames(n, GOOD), chunk(n, 10, b"x")], "transfer-overrun"),
+        (lambda n: [start(n), chunk(n, 0, b"x" * 10)], "transfer-digest"),
+        (lambda n: [start(n), *[chunk(n, 0, b"01234")] * 2], "chunk-out-of-order"),
+        (lambda n: [start(n), chunk(n, 5, b"56789"), chunk(n, 0, b"01234")], "chunk-out-of-order"),
+        (lambda n: [start(n), chunk(n - 1, 0, b"0123456789")], "chunk-foreign"),
+        (lambda n: [start(n), chunk(n, 0, b"01234")], "transfer-unfinished"),
+        (lambda n: list(frames(n + 1, GOOD)), "transfer-foreign"),
+        (lambda n: list(frames(n - 1, GOOD)), "reply-late"),
+        (lambda _: [b"rubbish"], "message-malformed"),
+        (lambda _: [], "message-malformed"),
+    ],
+)
+def test_a_wrong_upload_is_refused_by_name_and_the_right_one_is_taken_after_it(
+    city: ChannelCity, make: Callable[[int], list[bytes]], code: str
+) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    assert wrong_then_good(city, ticket, make)[1] == code
+    assert city.channel.status()[DepartmentId("health")].refused == code
+
+
+def test_an_upload_that_was_recorded_cannot_be_sent_again(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    recorded: list[bytes] = []
+
+    def replay(number: int) -> list[bytes]:
+        sent, recorded[:] = list(recorded), list(frames(number, GOOD))
+        return sent or [b"rubbish"]
+
+    wrong_then_good(city, ticket, replay)
+    assert wrong_then_good(city, ticket, replay)[1] == "reply-late"
+    with raw_channel(city, city.files["health"]) as channel:  # and nobody takes a reply that was not asked for
+        assert code_of(lambda: answer(channel, ticket, recorded))[1] == "reply-late"
+
+
+def test_a_message_above_the_frame_limit_is_not_taken_in(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, BIG)
+    long = bytes(2 * CHUNK_BYTES)
+
+    def make(number: int) -> list[bytes]:
+        return [start(number, length=len(long), digest=Payload.of(long).digest), chunk(number, 0, long)]
+
+    assert wrong_then_good(city, ticket, make)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_an_upload_that_drips_is_cut_and_the_others_are_not_held_up() -> None:
+    limits = Limits(update_bytes=4096, other_bytes=4096, grace_s=0.2, min_bytes_per_s=1e6)
+    with open_channel() as city:
+        ticket = city.channel.open_session(RUN, limits)
+        city.serve("police", ticket, bytes.upper)
+        over = Event()
+
+        def drip(number: int) -> Iterator[bytes]:
+            yield start(number)
+            yield chunk(number, 0, b"0")
+            over.wait(30)
+
+        with raw_channel(city, city.files["health"]) as channel:
+            stream = attach(channel, ticket)
+            assert next(stream) == ATTACHED
+            replies = city.channel.exchange({DepartmentId(name): b"ask" for name in ("health", "police")}, timeout_s=2)
+            upload = channel.stream_unary(f"/{SERVICE}/Answer")
+            call = upload.future(drip(1), metadata=metadata(ticket), timeout=20)
+            assert [(name, bytes(reply)) for name, reply in replies] == [("police", b"ASK")]
+            over.set()
+            assert call.code() is grpc.StatusCode.CANCELLED
+        assert city.channel.status()[DepartmentId("health")].refused == "upload-too-slow"
+
+
+# --- what breaks and heals ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after_bytes", [CHUNK_BYTES // 2, 3 * CHUNK_BYTES])
+def test_an_upload_cut_midway_starts_again_and_the_department_is_asked_once(
+    city: ChannelCity, after_bytes: int
+) -> None:
+    ticket = city.channel.open_session(RUN, BIG)
+    reply = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
+    heard: list[bytes] = []
+
+    def handle(request: bytes) -> bytes:
+        heard.append(request)
+        proxy.cut_after(after_bytes)
+        return reply
+
+    with CuttingProxy(city.channel.port) as proxy:
+        city.serve("health", ticket, handle, address=f"{HOST}:{proxy.port}")
+        assert city.ask({"health": b"ask"}) == {"health": reply}
+        assert proxy.cuts == 1
+        city.channel.close_session()
+        assert city.served[-1].left() == ""
+    assert heard == [b"ask"]
+
+
+def test_a_request_cut_midway_is_sent_again(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    request = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
+    with CuttingProxy(city.channel.port) as proxy:
+        proxy.cut_down_after(2 * CHUNK_BYTES)
+        city.serve("health", ticket, lambda data: Payload.of(data).digest, address=f"{HOST}:{proxy.port}")
+        assert city.ask({"health": request}) == {"health": Payload.of(request).digest}
+        assert proxy.cuts == 1
+
+
+def test_a_stopped_department_answers_nothing_and_leaves_at_once(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    idle = city.serve("health", ticket, bytes.upper)
+    assert city.ask({"health": b"a"}) == {"health": b"A"}
+    idle.stop.set()
+    assert idle.left() == ""
+
+    gate = Gate()
+    busy = city.serve("health", ticket, gate)
+    replies = city.channel.exchange({DepartmentId("health"): b"b"}, timeout_s=1.0)
+
+    def stop() -> None:
+        assert gate.asked.wait(20)
+        busy.stop.set()
+        gate.go.set()
+
+    with beside(stop):
+        assert list(replies) == []
+    assert busy.left() == ""
+
+
+def test_a_request_longer_than_the_department_takes_is_refused_there(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    served = city.serve("health", ticket, lambda _: pytest.fail("asked"), max_request_bytes=99)
+    assert city.ask({"health": bytes(100)}, timeout_s=1.0) == {}
+    assert served.left() == "transfer-too-large"
+
+
+def test_a_spool_that_cannot_take_an_upload_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SetupError) as caught, open_spool(tmp_path / "missing", 10):
+        pytest.fail("opened")
+    assert caught.value.code == "spool-unusable"
+    with pytest.raises(SetupError), open_spool(tmp_path, 1 << 60):
+        pytest.fail("opened")
+
+
+def test_a_spool_has_no_name_and_goes_with_its_reader(tmp_path: Path) -> None:
+    with open_spool(tmp_path, 10) as file:
+        file.write(b"0123456789")
+        view = mapped(file)
+        assert list(tmp_path.iterdir()) == []
+    assert bytes(view) == b"0123456789"
