@@ -1,25 +1,28 @@
-"""Uploads wait on disk, not in memory: a file without a name, gone with the last one who reads it."""
+"""What waits does so on disk, not in memory: in a file without a name, gone with the last one who reads it."""
 
 from __future__ import annotations
 
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from shared.channel import CHUNK_BYTES, Payload
+from shared.codec import Encoded
 from shared.errors import SetupError
 
 
 @contextmanager
 def open_spool(folder: Path | None, length: int) -> Iterator[IO[bytes]]:
-    """Open a nameless file with room for one upload; a crash leaves nothing behind.
+    """Open a nameless file with room for one transfer; a crash leaves nothing behind.
 
     Args:
         folder: on which file system; None for the system's temporary folder.
-        length: bytes of the upload, which are set aside at once, so that a full disk shows before anything is sent.
+        length: bytes of the transfer, which are set aside at once, so that a full disk shows before anything is sent.
 
     Raises:
         SetupError: ``spool-unusable``.
@@ -39,3 +42,22 @@ def mapped(file: IO[bytes]) -> memoryview:
     """
     file.flush()
     return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def spooled(folder: Path | None, data: Encoded) -> Payload:
+    """Copy a long request to a file, from which each department's stream reads it at its own pace.
+
+    Raises:
+        SetupError: ``spool-unusable``.
+    """
+    payload = Payload.of(data)
+    if payload.length <= CHUNK_BYTES:
+        return payload
+    with open_spool(folder, payload.length) as file:
+        file.write(data)
+        file.flush()
+        own = os.dup(file.fileno())
+    # Reads without mapping: pages of the file do not become memory of this process.
+    on_disk = Payload(payload.length, payload.digest, lambda offset, size: os.pread(own, size, offset))
+    weakref.finalize(on_disk, os.close, own)
+    return on_disk

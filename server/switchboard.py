@@ -14,9 +14,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Condition
 
+from server.spool import spooled
 from shared.channel import SESSION_BYTES, Limits, Payload, Ticket
 from shared.errors import ProtocolError
 from shared.identity import DepartmentId
@@ -99,17 +101,19 @@ class Switchboard:
     """Implements :class:`shared.transport.Transport` for departments that dial in.
 
     Args:
+        spool: where long requests wait until everybody has them; None for the system's temporary folder.
         clock: monotonic time in seconds.
         now: the present time, UTC.
     """
 
     def __init__(
         self,
+        spool: Path | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
-        self._clock, self._now = clock, now
+        self._spool, self._clock, self._now = spool, clock, now
         self._changed = Condition()
         self._desks: dict[DepartmentId, _Desk] = {}
         self._session: _Session | None = None
@@ -155,7 +159,11 @@ class Switchboard:
 
         Raises:
             ValueError: ``timeout_s`` is not above 0.
+            SetupError: ``spool-unusable``.
             RuntimeError: no session is open, or another exchange is going on.
+
+        Guarantees:
+            No request that is longer than a chunk is held in memory, nor more than one reply.
         """
         if not timeout_s > 0:
             raise ValueError("`timeout_s` is above 0")
@@ -167,7 +175,7 @@ class Switchboard:
         """Run one exchange in the caller's thread."""
         replies: SimpleQueue[tuple[DepartmentId, memoryview | None]] = SimpleQueue()
         waiting = self._ask(requests, replies)
-        del requests  # a model is held by the questions that are still open, and by nobody else here
+        del requests  # a long one lies in a file now
         try:
             while waiting and (left := deadline - self._clock()) > 0:
                 try:
@@ -186,7 +194,8 @@ class Switchboard:
         self, requests: Mapping[DepartmentId, bytes], replies: SimpleQueue[tuple[DepartmentId, memoryview | None]]
     ) -> set[DepartmentId]:
         """Put one question on each desk; equal requests are one object and are hashed once."""
-        payloads = {id(data): Payload.of(data) for data in {id(data): data for data in requests.values()}.values()}
+        distinct = {id(data): data for data in requests.values()}
+        payloads = {key: spooled(self._spool, data) for key, data in distinct.items()}
         with self._changed:
             if self._session is None or self._exchanging:
                 raise RuntimeError("an exchange needs an open session that no other exchange is using")

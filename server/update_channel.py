@@ -71,8 +71,8 @@ class UpdateChannel:
         tls: the authority's key, certificate and the city's CA certificate.
         member_of: whose a certificate is, asked at every request.
         members: how many departments the city has.
-        spool: where uploads wait until they are added up; None for the system's temporary folder.
-        board: who is attached and what was asked.
+        spool: where requests wait to be sent and uploads to be added up; None for the system's temporary folder.
+        board: who is attached and what was asked; without one, a new one.
 
     Attributes:
         port: where it listens.
@@ -91,7 +91,7 @@ class UpdateChannel:
         spool: Path | None = None,
         board: Switchboard | None = None,
     ) -> None:
-        self._member_of, self._spool, self._board = member_of, spool, board or Switchboard()
+        self._member_of, self._spool, self._board = member_of, spool, board or Switchboard(spool)
         calls = 3 * members + 4  # one stream, one upload and one that takes their place, each
         self._server = grpc.server(
             ThreadPoolExecutor(calls, thread_name_prefix="update-channel"),

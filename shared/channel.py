@@ -114,23 +114,31 @@ def largest_request(plan: Plan) -> int:
 
 @dataclass(frozen=True)
 class Payload:
-    """Bytes to be sent, hashed once however many departments they go to."""
+    """Something to be sent, hashed once however many departments it goes to.
 
-    data: Encoded = field(repr=False)
+    Attributes:
+        length: bytes.
+        digest: SHA-256 over them.
+        read: returns the bytes from an offset on, as many as asked for or as there are.
+    """
+
+    length: int
     digest: bytes
+    read: Callable[[int, int], Encoded] = field(repr=False)
 
     @classmethod
     def of(cls, data: Encoded) -> Payload:
-        """Hash what is to be sent."""
-        return cls(data, hashlib.sha256(data).digest())
+        """Describe bytes in memory."""
+        view = memoryview(data)
+        return cls(len(view), hashlib.sha256(view).digest(), lambda offset, size: view[offset : offset + size])
 
 
 def frames(number: int, payload: Payload) -> Iterator[bytes]:
-    """Yield a transfer as encoded frames, one copy of one chunk at a time."""
-    view = memoryview(payload.data)
-    yield encode(Start(number=number, length=len(view), digest=payload.digest))
-    for offset in range(0, len(view), CHUNK_BYTES):
-        yield encode(Chunk(number=number, offset=offset, data=view[offset : offset + CHUNK_BYTES]))
+    """Yield a transfer as encoded frames, one chunk in memory at a time."""
+    yield encode(Start(number=number, length=payload.length, digest=payload.digest))
+    for offset in range(0, payload.length, CHUNK_BYTES):
+        data = memoryview(payload.read(offset, CHUNK_BYTES))
+        yield encode(Chunk(number=number, offset=offset, data=data))
 
 
 def read_start(raw: bytes, *, max_bytes: int, number: int | None = None) -> Start:

@@ -146,7 +146,7 @@ class ChannelCity:
 @contextmanager
 def open_channel(names: Iterable[str] = NAMES, *, spool: Path | None = None, **board: object) -> Iterator[ChannelCity]:
     """A city with its channel listening."""
-    city = ChannelCity(spool=spool, board=Switchboard(**board))  # type: ignore[arg-type]  # checked at run time
+    city = ChannelCity(spool=spool, board=Switchboard(spool, **board))  # type: ignore[arg-type]  # checked at run time
     for name in names:
         city.admit(name)
     try:

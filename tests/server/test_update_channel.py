@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 
@@ -12,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 
-from server.spool import mapped, open_spool
+from server.spool import mapped, open_spool, spooled
 from server.update_channel import UpdateChannel
 from shared.channel import (
     ATTACHED,
@@ -123,7 +124,7 @@ def test_whoever_is_silent_is_missing_and_what_it_sends_too_late_is_dropped(city
     gate = Gate()
     slow, quick = city.serve("health", ticket, gate), city.serve("police", ticket, bytes.upper)
     assert city.ask({"health": b"a", "police": b"a", "transport": b"a"}, timeout_s=1.0) == {"police": b"A"}
-    assert not city.channel.status()["transport"].attached
+    assert not city.channel.status()[DepartmentId("transport")].attached
     gate.go.set()
     assert city.ask({"health": b"b", "police": b"b"}) == {"health": b"b", "police": b"B"}
     assert gate.heard == [b"a", b"b"]
@@ -191,7 +192,7 @@ def test_a_revoked_department_is_refused_at_the_next_request_on_a_standing_strea
     city.revoke("health")
     assert city.ask({"health": b"b", "police": b"b"}) == {"police": b"B"}  # and it is not waited for
     assert revoked.left() == "certificate-not-admitted"
-    assert city.channel.status()["health"].refused == "certificate-not-admitted"
+    assert city.channel.status()[DepartmentId("health")].refused == "certificate-not-admitted"
     assert city.serve("health", ticket, bytes.upper).left() == "certificate-not-admitted"
     assert not other.stop.is_set()
 
@@ -227,8 +228,7 @@ def test_nothing_else_is_served_on_the_port(city: ChannelCity) -> None:
     reflection = [f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")]
     with raw_channel(city, city.files["health"]) as channel:
         for method in [*methods, *reflection]:
-            call = channel.unary_unary(method)
-            assert code_of(lambda call=call: call(b"", timeout=20))[0] is grpc.StatusCode.UNIMPLEMENTED
+            assert code_of(partial(channel.unary_unary(method), b"", timeout=20))[0] is grpc.StatusCode.UNIMPLEMENTED
     assert still_serves(city, ticket)
 
 
@@ -458,6 +458,15 @@ def test_a_spool_that_cannot_take_an_upload_is_named(tmp_path: Path) -> None:
     assert caught.value.code == "spool-unusable"
     with pytest.raises(SetupError), open_spool(tmp_path, 1 << 60):
         pytest.fail("opened")
+
+
+def test_a_long_request_is_read_from_its_spool(tmp_path: Path) -> None:
+    data = bytes(range(256)) * (2 * CHUNK_BYTES // 256) + b"end"
+    payload = spooled(tmp_path, data)
+    assert list(tmp_path.iterdir()) == []
+    assert list(frames(3, payload)) == list(frames(3, Payload.of(data)))
+    with pytest.raises(SetupError):
+        spooled(tmp_path / "missing", data)
 
 
 def test_a_spool_has_no_name_and_goes_with_its_reader(tmp_path: Path) -> None:
