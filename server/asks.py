@@ -10,11 +10,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+from msgspec import structs
+
 from server.plans import calibrated_privacy
 from shared.codec import Record
 from shared.parameters import Layout, Vector
 from shared.plan import ModelSpec
-from shared.privacy.plan import PrivacyBudget, PrivacyParams
+from shared.privacy.plan import PrivacyBudget, PrivacyParams, PrivacyUnit
 
 PACKAGED = ("emergency-triage", "emergency-triage-epsilon-3")
 
@@ -32,6 +34,9 @@ class PrivacyAsk(Record, frozen=True, kw_only=True):
     sample_rate: float
     steps: int
     max_grad_norm: float
+    clipping: Literal["flat", "automatic"] = "flat"
+    unit: PrivacyUnit = "record"
+    max_records: int = 1
 
     def __post_init__(self) -> None:
         if not (0 < self.epsilon <= 100 and 0 < self.delta < 0.1):
@@ -44,8 +49,9 @@ class ModelChoice(Record, frozen=True, kw_only=True):
     """The model part of the plan, without the hash that set-up knows."""
 
     architecture: Literal["minilm", "hashed-words"] = "minilm"
-    trainable: Literal["head", "last-n", "full"] = "head"
+    trainable: Literal["head", "lora", "last-n", "full"] = "head"
     last_n: int = 0
+    lora_rank: int = 0
     max_tokens: int = 64
 
     def spec(self, base_weights_sha256: str) -> ModelSpec:
@@ -54,6 +60,7 @@ class ModelChoice(Record, frozen=True, kw_only=True):
             architecture=self.architecture,
             trainable=self.trainable,
             last_n=self.last_n,
+            lora_rank=self.lora_rank,
             max_tokens=self.max_tokens,
             base_weights_sha256=base_weights_sha256,
         )
@@ -61,13 +68,15 @@ class ModelChoice(Record, frozen=True, kw_only=True):
 
 def calibrate(ask: PrivacyAsk, *, attempts: int) -> PrivacyParams:
     """Return privacy parameters calibrated over all rounds and spare attempts."""
-    return calibrated_privacy(
+    privacy = calibrated_privacy(
         PrivacyBudget(epsilon=ask.epsilon, delta=ask.delta),
         sample_rate=ask.sample_rate,
         steps=ask.steps,
         attempts=attempts,
         max_grad_norm=ask.max_grad_norm,
     )
+    # None of these changes what a step costs.
+    return structs.replace(privacy, clipping=ask.clipping, unit=ask.unit, max_records=ask.max_records)
 
 
 @dataclass(frozen=True, kw_only=True)

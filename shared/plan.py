@@ -48,12 +48,17 @@ class ModelSpec(Record, frozen=True, kw_only=True):
 
 
 class LocalOptimizer(Record, frozen=True, kw_only=True):
-    """The optimiser that a department runs on its noised gradients."""
+    """The optimiser that a department runs on its noised gradients.
+
+    ``iterate`` is what a round sends: the parameters after its last step, or their mean over the steps of its second
+    half, which is computed from noised steps and costs nothing.
+    """
 
     kind: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float
     momentum: float = 0.0
     weight_decay: float = 0.0
+    iterate: Literal["last", "mean-of-last-half"] = "last"
 
     def __post_init__(self) -> None:
         if not (0 < self.learning_rate <= 1e4 and 0 <= self.momentum < 1 and 0 <= self.weight_decay <= 1):

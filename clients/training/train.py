@@ -94,7 +94,7 @@ def train_round(
     flags: PerformanceFlags,
     on_step: Callable[[int], None] | None = None,
 ) -> DpUpdate:
-    """Run the noisy steps of one round from ``parameters`` and return the change of the last iterate.
+    """Run the noisy steps of one round from ``parameters`` and return the change of the iterate that the plan sends.
 
     The local optimiser starts anew each round. An empty batch still gets noise and a step.
 
@@ -134,8 +134,7 @@ def train_round(
     with one_thread(when=settings.model.trainable == "head"):
         engine = _checked_engine(model, units, settings, weights_dir, flags)
         with engine.attach(model) as clipped_sum:
-            _run_steps(model, clipped_sum, settings, units, source=source, flags=flags, on_step=on_step)
-    final = export_vector(model)
+            final = _run_steps(model, clipped_sum, settings, units, source=source, flags=flags, on_step=on_step)
     settings.layout.check(final)
     delta = final - parameters
     delta.flags.writeable = False
@@ -189,11 +188,13 @@ def _run_steps(
     source: RandomSource,
     flags: PerformanceFlags,
     on_step: Callable[[int], None] | None,
-) -> None:
-    """Run all noisy steps on a model that already holds the round's parameters."""
+) -> Vector:
+    """Run all noisy steps on a model that already holds the round's parameters; return the iterate that is sent."""
     privacy = settings.privacy
     optimizer = _optimizer(settings.optimizer, model)
     at_once = max(flags.physical_batch_size, HEAD_BATCH if settings.model.trainable == "head" else 1)
+    kept = 1 if settings.optimizer.iterate == "last" else privacy.steps - privacy.steps // 2
+    total_of_kept = np.zeros(settings.layout.size)
     for number in range(1, privacy.steps + 1):
         if on_step is not None:
             on_step(number)
@@ -210,6 +211,9 @@ def _run_steps(
         _set_gradient(model, noised_mean(total, stream, privacy, settings.denominator))
         optimizer.step()
         optimizer.zero_grad()
+        if number > privacy.steps - kept:
+            total_of_kept += export_vector(model)
+    return (total_of_kept / kept).astype(np.float32)
 
 
 def _optimizer(spec: LocalOptimizer, model: nn.Module) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clients.training.noise import OsRandomSource, RandomSource, UnsafeSeededSource
-from clients.training.train import DpUpdate, TrainingSettings, noised_mean, settings_of, train_round
+from clients.training.train import _CHECKED, DpUpdate, TrainingSettings, noised_mean, settings_of, train_round
 from shared.errors import CityFedError
 from shared.identity import DepartmentId
 from shared.parameters import Layout, TensorSpec, Vector
@@ -238,6 +238,21 @@ def test_a_run_is_reproducible_but_for_its_noise(weights: Path, full: ModelSpec,
     assert not np.array_equal(one, other)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 6])
+def test_the_mean_of_the_last_half_is_that_of_its_iterates_and_takes_the_same_steps(steps: int) -> None:
+    optimizer = LocalOptimizer(learning_rate=2.0, momentum=0.5, iterate="mean-of-last-half")
+    start = initial_parameters(HASHED, None) + np.float32(0.01)
+    found = train(settings(steps=steps, optimizer=optimizer), UnsafeSeededSource(18), start=start)
+    # The same coins and noise, stopped after each step in turn.
+    last = LocalOptimizer(learning_rate=2.0, momentum=0.5)
+    iterates = [
+        train(settings(steps=number, optimizer=last), UnsafeSeededSource(18), start=start).delta
+        for number in range(steps // 2 + 1, steps + 1)
+    ]
+    np.testing.assert_allclose(found.delta, np.mean(iterates, axis=0, dtype=np.float64), atol=1e-7)
+    assert found.steps == steps
+
+
 def test_steps_are_announced_before_they_draw() -> None:
     events: list[str] = []
 
@@ -276,6 +291,20 @@ def test_what_does_not_fit_is_refused() -> None:
         train(settings(), UnsafeSeededSource(15), data=Prepared(units().inputs, None, units().lengths))
     with pytest.raises(ValueError):
         settings(denominator=0.0)
+
+
+def test_the_preflight_is_asked_once_for_a_kind_of_model(weights: Path, full: ModelSpec) -> None:
+    # A second round may not cost another preflight: it would take a third of a head's round.
+    for spec in (HASHED, full):
+        train(settings(model=spec, weights=weights, steps=1), UnsafeSeededSource(19), weights=weights)
+        known = len(_CHECKED)
+        for seed in range(3):
+            train(settings(model=spec, weights=weights, steps=1), UnsafeSeededSource(seed), weights=weights)
+        assert len(_CHECKED) == known
+    # What the preflight looks at in another way is another kind.
+    data = replace(units(), owners=np.arange(40) // 2)
+    train(settings(steps=1), UnsafeSeededSource(20), data=data)
+    assert len(_CHECKED) > known
 
 
 def test_training_that_diverges_is_refused() -> None:
