@@ -91,9 +91,8 @@ class GhostLinear:
     squares: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.inputs.shape[1] == 1:  # one product of two vectors: nothing can cancel
-            lengths = _squares(self.inputs) + (1 if _trained(self.layer.bias) else 0)
-            self.squares = _squares(self.gradients) * lengths
+        if self.inputs.shape[1] == 1:
+            self.squares = self._product_of_squares()
             return
         between_inputs = self.reuse.get("gram", self.inputs, lambda: gram(self.inputs))
         if _trained(self.layer.bias):
@@ -102,6 +101,17 @@ class GhostLinear:
         lengths = products.diagonal(dim1=1, dim2=2) * between_inputs.diagonal(dim1=1, dim2=2)
         guard = GHOST_GUARD * lengths.sqrt().sum(1).square()
         self.squares = products.mul_(between_inputs).sum((1, 2)).clamp(min=0) + guard
+
+    def _product_of_squares(self) -> Tensor:
+        """Return the squared norms of one row a unit: a product, in which nothing can cancel.
+
+        In float64, where neither factor can vanish or overflow while the product is an ordinary number.
+        """
+        inputs, gradients = (
+            torch.linalg.vector_norm(rows.flatten(1), dim=1, dtype=torch.float64).square()
+            for rows in (self.inputs, self.gradients)
+        )
+        return (gradients * (inputs + (1 if _trained(self.layer.bias) else 0))).to(self.gradients.dtype)
 
     def drop(self, unusable: Tensor) -> None:
         """See :class:`Part`."""

@@ -146,6 +146,19 @@ def test_a_unit_whose_norm_is_huge_or_overflows_stays_within_the_clip(engine: En
     assert (found - others).norm() <= 0.7 * (1 + 1e-4) + 0.7 * 1e-4
 
 
+def test_a_norm_of_one_row_neither_vanishes_nor_overflows_on_the_way(engine: Engine) -> None:
+    # The output's gradient squared is no float32, the input squared hardly: their product is 50 times the clip.
+    model, limit = set_parameters(nn.Linear(WIDTH, 1, bias=False)), Clip(1e-6)
+    units = Prepared((torch.full((2, WIDTH), 5e18),), torch.zeros(2), np.ones(2, dtype=np.int64))
+
+    def loss(model: nn.Module, batch: Prepared) -> Tensor:
+        return model(batch.inputs[0]).squeeze(1) * 3e-24  # type: ignore[no-any-return]  # a module's call is untyped
+
+    assert 4e-5 < float(gradients_alone(model, units, loss)[0].norm()) < 6e-5
+    part = engine_sum(engine, model, units.take(np.array([0])), limit, loss)
+    assert 0.9 < float(part.norm()) / limit.max_grad_norm <= 1
+
+
 @layer_cases
 def test_the_model_is_left_as_it_was(engine: Engine, case: Case) -> None:
     model, units = case.model(), case.units(3)

@@ -253,6 +253,37 @@ def test_position_ids_shared_by_the_batch_are_refused(weights: Path, full: Model
     assert caught.value.code in {"units-coupled", "parameter-unused"}
 
 
+class UsedPast(nn.Module):
+    """A trained layer whose weight is used a second time, past the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(256, 256, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        output: Tensor = torch.tanh(self.layer(features)) + features @ self.layer.weight
+        return output
+
+
+def test_a_head_at_zero_hides_no_wrong_gradient_behind_it(engine: str) -> None:
+    # At zero no gradient reaches the body, and whatever an engine makes of it would agree with single units.
+    model = WithBody(UsedPast())
+    nn.init.zeros_(model.head.weight)
+    assert refused(model, engine=engine) in {"units-coupled", "parameter-unused"}
+    assert not model.head.weight.any()
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")  # integers ask for no gradient
+def test_the_encoders_own_position_ids_are_repeated_for_every_unit(weights: Path, full: ModelSpec, engine: str) -> None:
+    # With trained embeddings both engines need ids of shape [batch, tokens] (opacus#841); the library's are [1, tokens].
+    model = build(full, weights, CPU)
+    for embedding in model.get_submodule("encoder.embeddings").modules():
+        if isinstance(embedding, nn.Embedding):
+            embedding.padding_idx = None  # Opacus' rule for embeddings knows no padding
+            embedding.requires_grad_(requires_grad=True)
+    choose_engine(model, synthetic(full, weights), per_unit_loss, engine)
+
+
 def test_synthetic_units_have_the_shapes_of_the_data_and_nothing_else(weights: Path, full: ModelSpec) -> None:
     for spec in (HASHED, full):
         first = prepare(spec, ["water please"], [1], weights_dir=weights, device=CPU)
