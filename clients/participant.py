@@ -15,8 +15,9 @@ from typing import Literal
 from clients.department import Department
 from clients.memory import Memory
 from clients.records import EpochOpened, KeyApproved, Refused, RoundFinished
+from clients.training.mechanisms import CONTRIBUTIONS, RoundInputs
 from clients.training.noise import RandomSource
-from clients.training.train import settings_of, train_round
+from clients.training.train import Trainer, settings_of
 from policies.evaluate import evaluate
 from policies.facts import Facts, Phase
 from shared.codec import encode, sha256
@@ -51,7 +52,6 @@ from shared.plan import Plan, accept_plan
 from shared.privacy.ledger import BudgetQuote, PrivacyLedger
 from shared.roster import accept_keys, open_roster
 from shared.secagg.epoch import AdvertisedEpoch, EpochContext, ReadyEpoch, SealedEpoch, open_epoch
-from shared.secagg.ring import project
 from shared.secagg.round import ConfirmedRound, MaskedRound, RevealedRound
 from shared.secagg.terms import RoundTerms, round_terms
 
@@ -64,6 +64,7 @@ class _Session:
     roster: Roster
     epoch_number: int
     epoch: AdvertisedEpoch | SealedEpoch | ReadyEpoch
+    trainer: Trainer | None = None
     round_number: int = 0
     round: MaskedRound | ConfirmedRound | RevealedRound | None = None
 
@@ -215,27 +216,32 @@ class Participant:
         session.epoch, keyed = epoch.begin(terms)
         # 4 load: a bad row is dropped by a rule on that row alone
         data = self.department.rows(plan)
-        # 5 train: Poisson over units, per-unit clipping, noise
-        update = train_round(
-            settings=settings_of(plan, name),
+        if session.trainer is None:
+            session.trainer = Trainer.prepare(
+                settings=settings_of(plan, name),
+                data=data,
+                weights_dir=self.department.weights,
+                flags=self.department.performance,
+            )
+        # 5 train: Poisson over units, per-unit clipping, noise; 6 guard: project onto the norm ball, shapes, finite
+        inputs = RoundInputs(
             parameters=model,
             data=data,
-            weights_dir=self.department.weights,
             source=self._source,
-            flags=self.department.performance,
+            weight=plan.datasets[name].weight,
+            bound=plan.aggregation.bound,
+            terms=terms,
         )
-        # 6 guard: names, shapes, finite; project onto the norm ball
-        weighted = update.delta * plan.datasets[name].weight
-        vector = project(weighted, plan.aggregation.bound)
-        self._require(Phase.SEND, plan, session.roster, round_number=request.round, outgoing=vector)
-        # 7 encode, 8 mask; shares sealed to peers; receipt signed
+        contribution = CONTRIBUTIONS[plan.privacy.mechanism](session.trainer, inputs)
+        self._require(Phase.SEND, plan, session.roster, round_number=request.round, outgoing=contribution.judged)
+        # 7 encode, unless shared noise did, 8 mask; shares sealed to peers; receipt signed
         head = self._journal.head
         masked, reply = keyed.mask(
-            vector,
+            contribution.ready,
             identity=self.department.identity,
             ledger_sequence=head.sequence,
             ledger_head=head.digest,
-            out=vector.view(RING_DTYPE),  # the words take the update's place; `_commit` encodes them at once
+            out=contribution.ready.view(RING_DTYPE),  # the words take its place; `_commit` encodes them at once
         )
         session.round_number, session.round = request.round, masked
         # 9 commit: logged once per (run, round), then handed to the transport

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from msgspec.structs import replace
 
-from server.aggregation import weighted_mean
+from server.aggregation import mean_update
 from server.checkpoint import Checkpoints, NoCheckpoints, Progress, RoundTransport, SavedRun, StandingEpoch
 from server.exchange import NO_ANSWER, encode_once, hand_over
 from server.optimizer import ServerOptimizer
@@ -168,7 +168,7 @@ class Coordinator:
             self._phase(number, "unmask")
             total = self._guarded(collector.unmask)
             survivors = tuple(collector.survivors)
-            optimizer, moved = self._optimizer.step(model, weighted_mean(total, self.plan, survivors))
+            optimizer, moved = self._optimizer.step(model, mean_update(total, self.plan, survivors))
             if not np.isfinite(moved).all():
                 raise RoundAbortedError("model-not-finite", f"Round {number}: the new model holds NaN or infinity.")
             self._optimizer = optimizer

@@ -6,10 +6,12 @@ import datetime as dt
 from collections.abc import Mapping
 
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, sign_record
+from shared.mechanisms import MECHANISMS
 from shared.package import package_digest
 from shared.parameters import Layout, Vector, model_hash
 from shared.plan import (
     PLAN_LABEL,
+    AggregationParams,
     DatasetTerms,
     LocalOptimizer,
     ModelSpec,
@@ -19,11 +21,18 @@ from shared.plan import (
     default_aggregation,
 )
 from shared.privacy.accountant import calibrate_noise
-from shared.privacy.plan import PrivacyBudget, PrivacyParams
+from shared.privacy.plan import MechanismName, PrivacyBudget, PrivacyParams
 
 
 def calibrated_privacy(
-    budget: PrivacyBudget, *, sample_rate: float, steps: int, attempts: int, max_grad_norm: float
+    budget: PrivacyBudget,
+    *,
+    sample_rate: float,
+    steps: int,
+    attempts: int,
+    max_grad_norm: float,
+    mechanism: MechanismName = "poisson-dpsgd",
+    aggregation: AggregationParams | None = None,
 ) -> PrivacyParams:
     """Return privacy parameters whose noise meets the budget over all rounds and spare attempts.
 
@@ -33,14 +42,19 @@ def calibrated_privacy(
         steps: noisy steps of one round.
         attempts: rounds plus spare attempts; all of them are charged before the first round.
         max_grad_norm: clip norm per unit.
+        mechanism: who adds how much of the noise.
+        aggregation: numbers of the encrypted sum, from which the shares of the noise follow; without a sum there is
+            one.
     """
     noise = calibrate_noise(budget=budget, sample_rate=sample_rate, total_steps=steps * attempts)
     return PrivacyParams(
+        mechanism=mechanism,
         budget=budget,
         sample_rate=sample_rate,
         steps=steps,
         max_grad_norm=max_grad_norm,
         noise_multiplier=noise,
+        noise_shares=MECHANISMS[mechanism].noise_shares(aggregation) if aggregation else 1,
     )
 
 
@@ -67,14 +81,17 @@ def draft_plan(
 ) -> Plan:
     """Put a plan together from what the departments declared.
 
-    Weights are the public sizes over the largest one: constants of the plan, never counts of rows.
+    Weights are the public sizes over the largest one, or 1 with shared noise: constants of the plan, never counts of
+    rows.
 
     Raises:
         ValueError: the cohort or another number is impossible.
     """
-    largest = max(public_sizes.values())
+    largest, weight = max(public_sizes.values()), MECHANISMS[privacy.mechanism].weight
     datasets = {
-        str(department): DatasetTerms(contract_hash=contracts[department], public_size=size, weight=size / largest)
+        str(department): DatasetTerms(
+            contract_hash=contracts[department], public_size=size, weight=weight(size, largest)
+        )
         for department, size in sorted(public_sizes.items())
     }
     return Plan(

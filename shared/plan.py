@@ -15,6 +15,7 @@ from shared.codec import Number, Record, encode, sha256
 from shared.identity import ByDepartment, DepartmentId, Signed, open_signed
 from shared.parameters import Label, Layout
 from shared.privacy.plan import PrivacyParams
+from shared.privacy.shared_noise import check_ring, honest_shares
 
 PLAN_LABEL = "plan"
 
@@ -158,6 +159,24 @@ class Plan(Record, frozen=True, kw_only=True):
             raise ValueError("no extra coordinate may leave in this version of the plan")
         if self.valid_until < self.valid_from:
             raise ValueError("`valid_until` is not before `valid_from`")
+        if self.privacy.mechanism == "shared-noise":
+            self._check_shared_noise()
+
+    def _check_shared_noise(self) -> None:
+        """Refuse a plan whose sums would carry less noise than it says (privacy 4.3)."""
+        limits = self.aggregation
+        if self.privacy.noise_shares > honest_shares(limits.min_contributors, limits.max_colluders):
+            raise ValueError("`noise_shares` is at most `min_contributors` less the colluders, and less one at least")
+        if any(terms.weight != 1 for terms in self.datasets.values()):
+            raise ValueError('`weight` is 1 with `mechanism = "shared-noise"`')
+        if self.local_optimizer != LocalOptimizer(learning_rate=1.0):
+            raise ValueError('with `mechanism = "shared-noise"` only the server\'s optimiser acts')
+        check_ring(
+            self.privacy,
+            bound=limits.bound,
+            participants=len(self.datasets),
+            dimension=self.layout.total_size,
+        )
 
     @property
     def cohort(self) -> tuple[DepartmentId, ...]:

@@ -1,12 +1,13 @@
 """Differentially private local training of one round (privacy 2 and 3).
 
-One function serves a department, and the local-only and pooled baselines of a simulation: it knows numbers and
+One trainer serves a department, and the local-only and pooled baselines of a simulation: it knows numbers and
 tensors, no network, no clock and no ledger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,144 @@ def settings_of(plan: Plan, department: DepartmentId) -> TrainingSettings:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Trainer:
+    """A model and the engine that the preflight chose for it: made once, trained on in every round of a run.
+
+    Attributes:
+        settings: the plan's numbers.
+        flags: device, micro-batch size and engine; they change speed only.
+        model: holds whatever the last round left; every round loads its own parameters.
+        engine: what computes the clipped sums.
+    """
+
+    settings: TrainingSettings
+    flags: PerformanceFlags
+    model: nn.Module
+    engine: Engine
+
+    @classmethod
+    def prepare(
+        cls, *, settings: TrainingSettings, data: Prepared, weights_dir: Path | None, flags: PerformanceFlags
+    ) -> Trainer:
+        """Build the model and choose its engine on synthetic units.
+
+        Args:
+            settings: the plan's numbers.
+            data: the department's units; only dtypes, trailing shapes and the presence of labels are looked at.
+            weights_dir: folder of the base model; not needed for ``hashed-words``.
+            flags: device, micro-batch size and engine.
+
+        Raises:
+            ValueError: for units without labels.
+            SetupError: ``cuda-missing``, ``base-weights-missing``.
+            ModelError: a base model that does not fit.
+            ProtocolError: ``layout-mismatch``.
+            ConfigError: from the preflight.
+        """
+        if data.labels is None:
+            raise ValueError("training needs labels")
+        device = resolve_device(flags.device)
+        model = build(settings.model, weights_dir, device)
+        if trained_layout(model) != settings.layout:
+            raise ProtocolError("layout-mismatch", "The plan's layout is not the one that its model spec gives here.")
+        with one_thread(when=settings.model.trainable == "head"):
+            engine = _checked_engine(model, data.to(device), settings, weights_dir, flags)
+        return cls(settings=settings, flags=flags, model=model, engine=engine)
+
+    def train(
+        self,
+        parameters: Vector,
+        data: Prepared,
+        source: RandomSource,
+        on_step: Callable[[int], None] | None = None,
+    ) -> DpUpdate:
+        """Run the noisy steps of one round from ``parameters`` and return the change of the iterate that the plan sends.
+
+        The local optimiser starts anew each round. An empty batch still gets noise and a step.
+
+        Args:
+            parameters: the model at the start of the round, shape (layout.size,).
+            data: the department's units with labels, possibly none.
+            source: :class:`clients.training.noise.OsRandomSource` outside tests.
+            on_step: gets 1, 2, ... before that step draws or touches a unit.
+
+        Returns:
+            A delta that depends on each unit only through ``settings.privacy.steps`` subsampled Gaussian sums.
+
+        Raises:
+            ModelError: a vector that does not fit, ``vector-not-finite`` also when training diverged.
+            ConfigError: ``optimizer-momentum``.
+
+        Guarantees:
+            - Adding or removing one unit changes the sum of a step by at most the clip.
+            - No divisor, step count or noise scale depends on how many units there are.
+
+        Source: privacy 2 and 3; Abadi et al. 2016, Algorithm 1, with a public denominator.
+        """
+        settings, steps = self.settings, self.settings.privacy.steps
+        kept = 1 if settings.optimizer.iterate == "last" else steps - steps // 2
+        total_of_kept = np.zeros(settings.layout.size)
+        with self._attached(parameters) as clipped_sum:
+            optimizer = _optimizer(settings.optimizer, self.model)
+            for number in range(1, steps + 1):
+                if on_step is not None:
+                    on_step(number)
+                stream = source.fork_step()
+                total = self._sum(clipped_sum, data, stream)
+                _set_gradient(self.model, noised_mean(total, stream, settings.privacy, settings.denominator))
+                optimizer.step()
+                optimizer.zero_grad()
+                if number > steps - kept:
+                    total_of_kept += export_vector(self.model)
+        final = (total_of_kept / kept).astype(np.float32)
+        settings.layout.check(final)
+        delta = final - parameters
+        delta.flags.writeable = False
+        return DpUpdate(delta=delta, steps=steps, engine=self.engine.name)
+
+    def clipped_sum(self, parameters: Vector, data: Prepared, stream: StepStream) -> NDArray[np.int64]:
+        """Return the clipped sum of the gradients at ``parameters`` over one Poisson batch, without noise.
+
+        Args:
+            parameters: the model at the start of the round, shape (layout.size,).
+            data: the department's units with labels, possibly none.
+            stream: the step's randomness; the noise is drawn from it as well.
+
+        Returns:
+            Shape (layout.size,), int64, in steps of 2^-20 C; never leaves as it is.
+
+        Raises:
+            ModelError: a vector that does not fit.
+
+        Guarantees:
+            Adding or removing one unit changes the sum by at most the clip.
+        """
+        with self._attached(parameters) as clipped_sum:
+            return self._sum(clipped_sum, data, stream)
+
+    @contextmanager
+    def _attached(self, parameters: Vector) -> Iterator[ClippedSum]:
+        """Load the round's parameters and attach the engine."""
+        load_vector(self.model, parameters)
+        with one_thread(when=self.settings.model.trainable == "head"), self.engine.attach(self.model) as clipped_sum:
+            yield clipped_sum
+
+    def _sum(self, clipped_sum: ClippedSum, data: Prepared, stream: StepStream) -> NDArray[np.int64]:
+        """Draw one Poisson batch and sum its clipped gradients."""
+        privacy = self.settings.privacy
+        batch = data.take(poisson_sample(stream, data.units, privacy.sample_rate))
+        at_once = HEAD_BATCH if self.settings.model.trainable == "head" else 1
+        return summed_gradient(
+            clipped_sum,
+            batch.to(next(self.model.parameters()).device),
+            size=self.settings.layout.size,
+            clip=Clip(privacy.max_grad_norm, privacy.clipping),
+            physical_batch_size=max(self.flags.physical_batch_size, at_once),
+            loss=per_unit_loss,
+        )
+
+
 def train_round(
     *,
     settings: TrainingSettings,
@@ -94,51 +233,9 @@ def train_round(
     flags: PerformanceFlags,
     on_step: Callable[[int], None] | None = None,
 ) -> DpUpdate:
-    """Run the noisy steps of one round from ``parameters`` and return the change of the iterate that the plan sends.
-
-    The local optimiser starts anew each round. An empty batch still gets noise and a step.
-
-    Args:
-        settings: the plan's numbers.
-        parameters: the model at the start of the round, shape (layout.size,).
-        data: the department's units with labels, possibly none.
-        weights_dir: folder of the base model; not needed for ``hashed-words``.
-        source: :class:`clients.training.noise.OsRandomSource` outside tests.
-        flags: device, micro-batch size and engine; they change speed only.
-        on_step: gets 1, 2, ... before that step draws or touches a unit.
-
-    Returns:
-        A delta that depends on each unit only through ``settings.privacy.steps`` subsampled Gaussian sums.
-
-    Raises:
-        ValueError: for units without labels.
-        SetupError: ``cuda-missing``, ``base-weights-missing``.
-        ModelError: a base model or vector that does not fit, ``vector-not-finite`` also when training diverged.
-        ProtocolError: ``layout-mismatch``.
-        ConfigError: from the preflight on synthetic units, ``optimizer-momentum``.
-
-    Guarantees:
-        - Adding or removing one unit changes the sum of a step by at most the clip.
-        - No divisor, step count or noise scale depends on how many units there are.
-
-    Source: privacy 2 and 3; Abadi et al. 2016, Algorithm 1, with a public denominator.
-    """
-    if data.labels is None:
-        raise ValueError("training needs labels")
-    device = resolve_device(flags.device)
-    model = build(settings.model, weights_dir, device)
-    if trained_layout(model) != settings.layout:
-        raise ProtocolError("layout-mismatch", "The plan's layout is not the one that its model spec gives here.")
-    units = data.to(device)
-    load_vector(model, parameters)
-    with one_thread(when=settings.model.trainable == "head"):
-        engine = _checked_engine(model, units, settings, weights_dir, flags)
-        with engine.attach(model) as clipped_sum:
-            final = _run_steps(model, clipped_sum, settings, units, source=source, flags=flags, on_step=on_step)
-    settings.layout.check(final)
-    delta = final - parameters
-    delta.flags.writeable = False
-    return DpUpdate(delta=delta, steps=settings.privacy.steps, engine=engine.name)
+    """Prepare a trainer and run one round with it; arguments and errors are those of both."""
+    trainer = Trainer.prepare(settings=settings, data=data, weights_dir=weights_dir, flags=flags)
+    return trainer.train(parameters, data, source, on_step)
 
 
 _CHECKED: dict[tuple[object, ...], Engine] = {}
@@ -177,43 +274,6 @@ def noised_mean(
     noise = stream.discrete_gaussian(total.size, privacy.noise_multiplier * 2.0**GRID_BITS)
     step = privacy.max_grad_norm * 2.0**-GRID_BITS
     return ((total + noise).astype(np.float64) * (step / denominator)).astype(np.float32)
-
-
-def _run_steps(
-    model: nn.Module,
-    clipped_sum: ClippedSum,
-    settings: TrainingSettings,
-    units: Prepared,
-    *,
-    source: RandomSource,
-    flags: PerformanceFlags,
-    on_step: Callable[[int], None] | None,
-) -> Vector:
-    """Run all noisy steps on a model that already holds the round's parameters; return the iterate that is sent."""
-    privacy = settings.privacy
-    optimizer = _optimizer(settings.optimizer, model)
-    at_once = max(flags.physical_batch_size, HEAD_BATCH if settings.model.trainable == "head" else 1)
-    kept = 1 if settings.optimizer.iterate == "last" else privacy.steps - privacy.steps // 2
-    total_of_kept = np.zeros(settings.layout.size)
-    for number in range(1, privacy.steps + 1):
-        if on_step is not None:
-            on_step(number)
-        stream = source.fork_step()
-        batch = units.take(poisson_sample(stream, units.units, privacy.sample_rate))
-        total = summed_gradient(
-            clipped_sum,
-            batch,
-            size=settings.layout.size,
-            clip=Clip(privacy.max_grad_norm, privacy.clipping),
-            physical_batch_size=at_once,
-            loss=per_unit_loss,
-        )
-        _set_gradient(model, noised_mean(total, stream, privacy, settings.denominator))
-        optimizer.step()
-        optimizer.zero_grad()
-        if number > privacy.steps - kept:
-            total_of_kept += export_vector(model)
-    return (total_of_kept / kept).astype(np.float32)
 
 
 def _optimizer(spec: LocalOptimizer, model: nn.Module) -> torch.optim.Optimizer:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from shared.crypto.keys import context
 from shared.crypto.stream import CHUNK_WORDS, RING_DTYPE, KeyStream, Scratch
 from shared.parameters import Vector
-from shared.secagg.ring import Encoder, RingVector, decode_into
+from shared.secagg.ring import RingVector, decode_into
 
 _HASHED_WORDS = 16 * CHUNK_WORDS  # 4 MiB: few hand-overs between the threads, and still in a shared cache
 
@@ -49,14 +50,18 @@ def add_hashed(total: RingVector, upload: memoryview, *, first: bool) -> bytes:
 
 
 def mask_into(
-    out: RingVector, vector: Vector, encoder: Encoder, plus: Sequence[bytes], minus: Sequence[bytes]
+    out: RingVector,
+    vector: Vector | RingVector,
+    encode_into: Callable[[RingVector, Any], None],
+    plus: Sequence[bytes],
+    minus: Sequence[bytes],
 ) -> bytes:
     """Write encode(vector) + streams of ``plus`` - streams of ``minus`` into ``out`` and return its digest.
 
     Args:
         out: shape (dimension,), dtype uint32; may be the memory of ``vector``.
-        vector: shape (dimension,), dtype float32.
-        encoder: knows fraction bits and bound.
+        vector: shape (dimension,): float32 to be encoded, or uint32 words that are ready.
+        encode_into: writes at most a chunk of ``vector`` as ring words; ``out`` may be the same memory.
         plus: stream keys to add.
         minus: stream keys to subtract.
 
@@ -69,7 +74,7 @@ def mask_into(
 
     def mask(words: slice) -> memoryview:
         for part in _cuts(words.start, words.stop, CHUNK_WORDS):
-            encoder.encode_into(out[part], vector[part])
+            encode_into(out[part], vector[part])
             _apply(out[part], added, taken)
         return out[words].data
 

@@ -88,7 +88,7 @@ class KeyedRound:
 
     def mask(
         self,
-        vector: Vector,
+        vector: Vector | RingVector,
         *,
         identity: IdentityKey,
         ledger_sequence: int,
@@ -98,7 +98,8 @@ class KeyedRound:
         """Encode, mask and sign the update; share every seed among the participants (3.1).
 
         Args:
-            vector: shape (dimension,), dtype float32, C-contiguous; noised and projected.
+            vector: shape (dimension,), C-contiguous; float32, noised and projected, or uint32 ring words that carry
+                their noise and are masked as they are (privacy 4.3).
             identity: the key that the roster lists for this department.
             ledger_sequence: sequence of the newest ledger entry, the charge of this round included.
             ledger_head: its 32-byte hash.
@@ -144,10 +145,11 @@ class KeyedRound:
         return f"KeyedRound({self.view!r})"
 
 
-def _check_arguments(view: RoundView, vector: Vector, identity: IdentityKey, ledger_head: bytes) -> None:
+def _check_arguments(view: RoundView, vector: Vector | RingVector, identity: IdentityKey, ledger_head: bytes) -> None:
     """Refuse a caller's mistake before any key is used up."""
-    if vector.shape != (view.terms.dimension,) or vector.dtype != np.float32 or not vector.flags.c_contiguous:
-        raise ValueError(f"the vector is C-contiguous float32 of shape ({view.terms.dimension},)")
+    known = vector.dtype in (np.float32, RING_DTYPE)
+    if vector.shape != (view.terms.dimension,) or not known or not vector.flags.c_contiguous:
+        raise ValueError(f"the vector is C-contiguous float32 or uint32 of shape ({view.terms.dimension},)")
     if identity.public != view.roster.members[view.department]:
         raise ValueError("the identity is the one that the roster lists for this department")
     if len(ledger_head) != 32:
@@ -155,14 +157,16 @@ def _check_arguments(view: RoundView, vector: Vector, identity: IdentityKey, led
 
 
 def _mask_vector(
-    view: RoundView, target: RingVector, vector: Vector, self_seed: int, pair_seeds: Mapping[str, int]
+    view: RoundView, target: RingVector, vector: Vector | RingVector, self_seed: int, pair_seeds: Mapping[str, int]
 ) -> bytes:
     """Write y_i = encode(x_i) + PRG(b_i) + sum_{j>i} PRG(s_ij) - sum_{j<i} PRG(s_ij) and return its digest."""
     sid, me, terms = view.sid, view.department, view.terms
     streams = {name: pair_stream_key(sid, me, name, seed) for name, seed in pair_seeds.items()}
     plus = [self_stream_key(sid, me, self_seed), *(key for name, key in streams.items() if name > me)]
     minus = [key for name, key in streams.items() if name < me]
-    return mask_into(target, vector, Encoder(bits=terms.fraction_bits, bound=terms.bound), plus, minus)
+    ready = vector.dtype == RING_DTYPE
+    encode_into = np.copyto if ready else Encoder(bits=terms.fraction_bits, bound=terms.bound).encode_into
+    return mask_into(target, vector, encode_into, plus, minus)
 
 
 def _share_seeds(

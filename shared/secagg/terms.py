@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from shared.codec import Record, encode, sha256
 from shared.errors import ProtocolError
+from shared.mechanisms import MECHANISMS
 from shared.plan import Plan
 from shared.secagg.ring import fraction_bits
 
@@ -16,7 +15,8 @@ class RoundTerms(Record, frozen=True, kw_only=True):
     """What all participants of a round must agree on; a difference anywhere gives another ``sid``.
 
     ``participants`` are sorted by name, which is roster order; ``dimension`` counts coordinates with the extra ones;
-    ``bound`` is R, exact in float32.
+    ``bound`` is what a participant is allotted in the ring, exact in float32: R, and with shared noise its part of the
+    room for the noise as well.
     """
 
     run: bytes
@@ -111,8 +111,8 @@ def round_terms(
     if round_number < 1:
         raise ProtocolError("round-out-of-range", f"Round {round_number} is not at least 1.")
     _check_participants(plan, participants)
-    bound = float(np.float32(limits.bound))
     try:
+        bound = MECHANISMS[plan.privacy.mechanism].range(plan, len(participants))
         bits = fraction_bits(len(participants), bound)
     except ValueError as cause:
         raise ProtocolError("bound-out-of-range", f"The plan's bound does not fit the ring: {cause}.") from cause

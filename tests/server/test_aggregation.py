@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.aggregation import weighted_mean
+from server.aggregation import mean_update
 from tests.server.small_plan import plan_with
 
 
 def test_the_divisor_is_the_weight_of_the_survivors_alone() -> None:
     plan = plan_with({"a": 1.0, "b": 0.5, "c": 0.25, "d": 0.75})
     total = np.array([1.75, 3.5, -7.0, 0.0])
-    assert weighted_mean(total, plan, ("a", "b", "c")).tolist() == [1.0, 2.0, -4.0, 0.0]
-    assert weighted_mean(total, plan, ("b", "c", "d")).tolist() == pytest.approx([7 / 6, 7 / 3, -14 / 3, 0.0])
+    assert mean_update(total, plan, ("a", "b", "c")).tolist() == [1.0, 2.0, -4.0, 0.0]
+    assert mean_update(total, plan, ("b", "c", "d")).tolist() == pytest.approx([7 / 6, 7 / 3, -14 / 3, 0.0])
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=3, max_size=6), st.floats(-5, 5, width=32))
 def test_departments_that_agree_get_what_they_agree_on(weights: list[float], value: float) -> None:
     names = {f"d{index}": weight for index, weight in enumerate(weights)}
-    mean = weighted_mean(np.full(4, sum(weight * value for weight in weights)), plan_with(names), tuple(names))
+    mean = mean_update(np.full(4, sum(weight * value for weight in weights)), plan_with(names), tuple(names))
     assert mean.dtype == np.float32
     assert mean.shape == (4,)
     assert mean == pytest.approx(value, rel=1e-5, abs=1e-6)

@@ -1,0 +1,101 @@
+"""What a department contributes to a round, by the plan's mechanism (privacy 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.training.clipping import GRID_BITS
+from clients.training.noise import RandomSource
+from clients.training.train import Trainer
+from shared.crypto.stream import RING_DTYPE
+from shared.parameters import Vector
+from shared.privacy.plan import MechanismName
+from shared.privacy.shared_noise import project_sum, share_stddev
+from shared.secagg.ring import RingVector, project
+from shared.secagg.terms import RoundTerms
+from shared.tasks.text import Prepared
+
+
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """What goes into the encrypted sum.
+
+    Attributes:
+        ready: shape (layout.size,); float32 to be encoded, or ring words that carry their noise already.
+        judged: shape (layout.size,), float32: what the rules look at before it leaves, within the plan's bound.
+    """
+
+    ready: Vector | RingVector
+    judged: Vector
+
+    def __repr__(self) -> str:
+        return f"Contribution({self.ready.size} coordinates)"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RoundInputs:
+    """What a round is trained on.
+
+    Attributes:
+        parameters: the model at the start of the round, shape (layout.size,).
+        data: the department's units.
+        source: randomness of sampling and noise.
+        weight: the department's public weight.
+        bound: R of the plan.
+        terms: the round's terms; their fraction bits fix the ring's steps.
+    """
+
+    parameters: Vector
+    data: Prepared
+    source: RandomSource
+    weight: float
+    bound: float
+    terms: RoundTerms
+
+    def __repr__(self) -> str:
+        return f"RoundInputs(round={self.terms.round})"
+
+
+def local_update(trainer: Trainer, inputs: RoundInputs) -> Contribution:
+    """Train with the full noise in every step; the update is weighted and projected onto the norm ball.
+
+    Raises:
+        CityFedError: as :meth:`~clients.training.train.Trainer.train`.
+        ProtocolError: ``update-not-finite``.
+    """
+    update = trainer.train(inputs.parameters, inputs.data, inputs.source)
+    vector = project(update.delta * inputs.weight, inputs.bound)
+    return Contribution(ready=vector, judged=vector)
+
+
+def noised_share(trainer: Trainer, inputs: RoundInputs) -> Contribution:
+    """Sum the clipped gradients of one batch, project, round to the ring and add this department's share of the noise.
+
+    No divisor and no weight: a department that divided would also divide its noise.
+
+    Raises:
+        ModelError: a vector that does not fit.
+
+    Guarantees:
+        - One unit more or less moves the words, before their noise, by at most C + sqrt(d) 2^-f.
+        - Whatever the units are, nothing is refused: the sum is projected before the noise and added modulo the ring.
+
+    Source: privacy 4.3.
+    """
+    privacy, bits, stream = trainer.settings.privacy, inputs.terms.fraction_bits, inputs.source.fork_step()
+    total = trainer.clipped_sum(inputs.parameters, inputs.data, stream)
+    step = privacy.max_grad_norm * 2.0**-GRID_BITS
+    projected = project_sum(total.astype(np.float64) * step, inputs.bound)
+    words: NDArray[np.int64] = np.rint(projected * 2.0**bits).astype(np.int64)
+    words += stream.discrete_gaussian(words.size, share_stddev(privacy, dimension=words.size, bits=bits))
+    return Contribution(ready=words.astype(RING_DTYPE), judged=projected.astype(np.float32))  # modulo 2^32
+
+
+CONTRIBUTIONS: Mapping[MechanismName, Callable[[Trainer, RoundInputs], Contribution]] = {
+    "poisson-dpsgd": local_update,
+    "shared-noise": noised_share,
+}
