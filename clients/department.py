@@ -155,7 +155,8 @@ class Department:
             contract_hash=self.declaration.contract_hash,
             columns=tuple(self.binding.columns),
             public_size=self.declaration.public_size,
-            binding_unchanged=self.binding_unchanged(),
+            # Judged before a round only, and it reads files: not again before sending.
+            binding_unchanged=self.binding_unchanged() if outgoing is None else None,
             plan=plan,
             plan_digest=plan.digest(),
             authority_key=self.trust.authority_key,

@@ -36,17 +36,21 @@ class RunMemory:
 
     last_epoch: int = 0
     answered: set[tuple[int, str]] = field(default_factory=set)
+    updated: set[int] = field(default_factory=set)
     finished: set[int] = field(default_factory=set)
+    last_round: int = 0
 
-    @property
-    def last_round(self) -> int:
-        """The highest round in which anything was answered; 0 before the first."""
-        return max((number for number, _ in self.answered), default=0)
+    def answer(self, round_number: int, step: str) -> None:
+        """Remember an answered step; ``last_round`` is the highest round with one."""
+        self.answered.add((round_number, step))
+        self.last_round = max(self.last_round, round_number)
+        if step == "update":
+            self.updated.add(round_number)
 
     @property
     def aborted_rounds(self) -> int:
         """Rounds with an update but without the authority's account of a sum."""
-        return len({number for number, step in self.answered if step == "update"} - self.finished)
+        return len(self.updated - self.finished)
 
 
 class Memory:
@@ -147,7 +151,7 @@ class Memory:
             known = self.run(body.run)
             known.last_epoch = max(known.last_epoch, body.epoch)
         elif isinstance(body, StepAnswered):
-            self.run(body.run).answered.add((body.round, body.step))
+            self.run(body.run).answer(body.round, body.step)
         elif isinstance(body, RoundFinished):
             self.run(body.run).finished.add(body.round)
         elif isinstance(body, HeadsSeen):

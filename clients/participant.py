@@ -230,7 +230,7 @@ class Participant:
             source=self._source,
             weight=plan.datasets[name].weight,
             bound=plan.aggregation.bound,
-            terms=terms,
+            bits=terms.fraction_bits,
         )
         contribution = CONTRIBUTIONS[plan.privacy.mechanism](session.trainer, inputs)
         self._require(Phase.SEND, plan, session.roster, round_number=request.round, outgoing=contribution.judged)

@@ -15,10 +15,16 @@ from msgspec import structs
 from server.plans import calibrated_privacy
 from shared.codec import Record
 from shared.parameters import Layout, Vector
-from shared.plan import ModelSpec
-from shared.privacy.plan import PrivacyBudget, PrivacyParams, PrivacyUnit
+from shared.plan import AggregationParams, ModelSpec
+from shared.privacy.plan import MechanismName, PrivacyBudget, PrivacyParams, PrivacyUnit
 
-PACKAGED = ("emergency-triage", "emergency-triage-epsilon-3")
+PACKAGED = (
+    "emergency-triage",
+    "emergency-triage-epsilon-0.3",
+    "emergency-triage-epsilon-3",
+    "emergency-triage-shared-noise",
+    "emergency-triage-shared-noise-epsilon-0.3",
+)
 
 
 def packaged_scenario(name: str) -> str:
@@ -27,8 +33,12 @@ def packaged_scenario(name: str) -> str:
 
 
 class PrivacyAsk(Record, frozen=True, kw_only=True):
-    """What is asked for; the noise multiplier is calibrated to it over all rounds and spare attempts."""
+    """What is asked for; the noise multiplier is calibrated to it over all rounds and spare attempts.
 
+    In a simulation ``mechanism`` is the federated arm's; the baselines have no sum to share noise in.
+    """
+
+    mechanism: MechanismName = "poisson-dpsgd"
     epsilon: float
     delta: float
     sample_rate: float
@@ -43,6 +53,8 @@ class PrivacyAsk(Record, frozen=True, kw_only=True):
             raise ValueError("`epsilon` lies in (0, 100] and `delta` in (0, 0.1)")
         if not (0 < self.sample_rate <= 1 and self.steps >= 1 and self.max_grad_norm > 0):
             raise ValueError("`sample_rate` lies in (0, 1], `steps` is at least 1, `max_grad_norm` is above 0")
+        if self.mechanism == "shared-noise" and self.steps != 1:
+            raise ValueError('`steps` is 1 with `mechanism = "shared-noise"`: one noisy step a round')
 
 
 class ModelChoice(Record, frozen=True, kw_only=True):
@@ -66,14 +78,16 @@ class ModelChoice(Record, frozen=True, kw_only=True):
         )
 
 
-def calibrate(ask: PrivacyAsk, *, attempts: int) -> PrivacyParams:
-    """Return privacy parameters calibrated over all rounds and spare attempts."""
+def calibrate(ask: PrivacyAsk, *, attempts: int, aggregation: AggregationParams) -> PrivacyParams:
+    """Return privacy parameters calibrated over all rounds and spare attempts, for the numbers of an encrypted sum."""
     privacy = calibrated_privacy(
         PrivacyBudget(epsilon=ask.epsilon, delta=ask.delta),
         sample_rate=ask.sample_rate,
         steps=ask.steps,
         attempts=attempts,
         max_grad_norm=ask.max_grad_norm,
+        mechanism=ask.mechanism,
+        aggregation=aggregation,
     )
     # None of these changes what a step costs.
     return structs.replace(privacy, clipping=ask.clipping, unit=ask.unit, max_records=ask.max_records)

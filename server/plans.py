@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 
+from shared.errors import ConfigError
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, sign_record
 from shared.mechanisms import MECHANISMS
 from shared.package import package_digest
@@ -85,7 +86,8 @@ def draft_plan(
     rows.
 
     Raises:
-        ValueError: the cohort or another number is impossible.
+        ValueError: a cohort of fewer than three departments.
+        ConfigError: ``plan-impossible``: numbers that no plan may have.
     """
     largest, weight = max(public_sizes.values()), MECHANISMS[privacy.mechanism].weight
     datasets = {
@@ -94,26 +96,30 @@ def draft_plan(
         )
         for department, size in sorted(public_sizes.items())
     }
-    return Plan(
-        name=name,
-        purpose=purpose,
-        approval=approval,
-        valid_from=valid_from,
-        valid_until=valid_until,
-        package_digest=package_digest(),
-        task=task,
-        model=model,
-        layout=layout,
-        initial_model_sha256=model_hash(initial_model).hex(),
-        datasets=datasets,
-        roster_size=len(roster.members),
-        privacy=privacy,
-        aggregation=default_aggregation(len(roster.members), bound=bound),
-        rounds=rounds,
-        spare_attempts=spare_attempts,
-        local_optimizer=local_optimizer,
-        server_optimizer=server_optimizer,
-    )
+    aggregation = default_aggregation(len(roster.members), bound=bound)
+    try:
+        return Plan(
+            name=name,
+            purpose=purpose,
+            approval=approval,
+            valid_from=valid_from,
+            valid_until=valid_until,
+            package_digest=package_digest(),
+            task=task,
+            model=model,
+            layout=layout,
+            initial_model_sha256=model_hash(initial_model).hex(),
+            datasets=datasets,
+            roster_size=len(roster.members),
+            privacy=privacy,
+            aggregation=aggregation,
+            rounds=rounds,
+            spare_attempts=spare_attempts,
+            local_optimizer=local_optimizer,
+            server_optimizer=server_optimizer,
+        )
+    except ValueError as cause:
+        raise ConfigError("plan-impossible", f"Plan {name} is not possible: {cause}.") from cause
 
 
 def sign_plan(plan: Plan, authority: IdentityKey) -> Signed:

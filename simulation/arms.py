@@ -16,13 +16,13 @@ import msgspec
 import numpy as np
 
 from clients.training.noise import RandomSource
-from clients.training.train import TrainingSettings, train_round
+from clients.training.train import Trainer, TrainingSettings
 from shared.codec import sha256
 from shared.journal import Journal
 from shared.parameters import Vector
 from shared.plan import LocalOptimizer, Plan
 from shared.privacy.ledger import Budgets, PlanCharge, PrivacyLedger
-from shared.privacy.plan import PerformanceFlags
+from shared.privacy.plan import PerformanceFlags, PrivacyParams
 from shared.tasks.text import Prepared
 
 
@@ -60,23 +60,17 @@ class Solo:
         """
         reservation = PrivacyLedger(journal, clock).reserve(self.charge, self.budgets)
         settings = TrainingSettings(
-            privacy=self.plan.privacy,
+            privacy=full_noise(self.plan.privacy),
             denominator=self.plan.privacy.sample_rate * self.public_size,
             optimizer=self.optimizer,
             model=self.plan.model,
             layout=self.plan.layout,
         )
+        trainer = Trainer.prepare(settings=settings, data=self.data, weights_dir=self.weights_dir, flags=self.flags)
         model = initial
         for number in range(1, self.plan.rounds + 1):
             reservation.burn(number)
-            update = train_round(
-                settings=settings,
-                parameters=model,
-                data=self.data,
-                weights_dir=self.weights_dir,
-                source=source,
-                flags=self.flags,
-            )
+            update = trainer.train(model, self.data, source)
             model = (model + update.delta).astype(np.float32)
             on_round(number, model)
         reservation.settle()
@@ -84,7 +78,16 @@ class Solo:
 
 
 def solo_charge(charge: PlanCharge, arm: str, *, dataset: str, public_size: int) -> PlanCharge:
-    """Return a baseline's charge: the federated one under a run name of its own."""
+    """Return a baseline's charge: the federated one under a run name of its own, with all noise added in one place."""
     return msgspec.structs.replace(
-        charge, run=sha256(arm.encode(), charge.run), dataset=dataset, public_size=public_size
+        charge,
+        run=sha256(arm.encode(), charge.run),
+        dataset=dataset,
+        public_size=public_size,
+        event=msgspec.structs.replace(charge.event, mechanism="poisson-dpsgd", noise_shares=1),
     )
+
+
+def full_noise(privacy: PrivacyParams) -> PrivacyParams:
+    """Return the parameters with all noise added in one place: a trainer on its own has nobody to share it with."""
+    return msgspec.structs.replace(privacy, mechanism="poisson-dpsgd", noise_shares=1)

@@ -27,6 +27,7 @@ from server.asks import calibrate as calibrate_ask
 from server.release import MODEL_FILE, file_digest, write_model
 from shared.errors import ConfigError
 from shared.identity import DepartmentId
+from shared.plan import default_aggregation
 from shared.privacy.accountant import epsilon, event_of
 from shared.privacy.plan import PrivacyParams
 from shared.private_files import make_private_folder
@@ -189,7 +190,11 @@ def gather_inputs(scenario: Scenario, scenario_folder: Path, home: Home, out: Pa
 
 def calibrate(scenario: Scenario) -> PrivacyParams:
     """Return the privacy parameters of a scenario, calibrated over all rounds and spare attempts."""
-    return calibrate_ask(scenario.privacy, attempts=scenario.rounds + scenario.spare_attempts)
+    return calibrate_ask(
+        scenario.privacy,
+        attempts=scenario.rounds + scenario.spare_attempts,
+        aggregation=default_aggregation(len(scenario.departments), bound=scenario.bound),
+    )
 
 
 def conclude(

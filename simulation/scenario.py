@@ -96,6 +96,11 @@ class Scenario(Record, frozen=True, kw_only=True):
             raise ValueError("`bound` lies in (0, 1000000]")
         if any(fault.department not in self.departments for fault in self.faults):
             raise ValueError("`faults` names a department that is not in `departments`")
+        if self.privacy.mechanism == "shared-noise" and self.optimizer.federated != LocalOptimizer(learning_rate=1.0):
+            raise ValueError(
+                'with `mechanism = "shared-noise"` only `server_optimizer` acts: `optimizer.federated` is "sgd" with '
+                "`learning_rate` 1"
+            )
         if self.data.source == "files" and any(not item.binding for item in self.departments.values()):
             raise ValueError('with `data.source = "files"` every department names its `binding`')
         if self.data.source != "files" and any(item.binding for item in self.departments.values()):

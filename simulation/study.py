@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ from simulation.world import World, now, open_world
 
 METRIC = "average_precision"
 POOLED = DepartmentId("pooled")
+
+MEASURED_ROUNDS = 25
+"""At most so many points, and the last, are measured along a run."""
 
 
 class SeedResult(Record, frozen=True, kw_only=True):
@@ -216,8 +220,14 @@ class SeedStudy:
 
     # --- measuring -----------------------------------------------------------------------------------------
 
-    def measure(self, arm: ArmName, round_number: int, model: Vector, names: tuple[DepartmentId, ...]) -> None:
-        """Score a model on the held-out rows of departments, inside the simulation; no score is ever sent."""
+    def measure(self, arm: ArmName, finished: int, model: Vector, names: tuple[DepartmentId, ...]) -> None:
+        """Score a model on the held-out rows of departments, inside the simulation; no score is ever sent.
+
+        Of many finished rounds only every few are scored, and the last.
+        """
+        rounds = self.scenario.rounds
+        if finished % math.ceil(rounds / MEASURED_ROUNDS) and finished != rounds:
+            return
         for name in names:
             held = self._holdout[name]
             if held.labels is None:
@@ -228,7 +238,7 @@ class SeedStudy:
                 MetricRow(
                     arm=arm,
                     seed=self.seed,
-                    round=round_number,
+                    round=finished,
                     department=name,
                     name=METRIC,
                     value=value,
@@ -310,6 +320,7 @@ class _Measure:
     def __init__(self, study: SeedStudy, world: World) -> None:
         self._study = study
         self._world = world
+        self._finished = 0
         self.reason: CityFedError | None = None
 
     def phase(self, round_number: int, phase: str) -> None:
@@ -327,7 +338,8 @@ class _Measure:
         """Score the new model."""
         self.reason = None
         names = tuple(self._study.splits)
-        self._study.measure("federated", result.round, result.model, names)
+        self._finished += 1
+        self._study.measure("federated", self._finished, result.model, names)
         self._study.progress.round_done(self._study.seed, result.round)
 
     def failed(self, round_number: int, error: RoundAbortedError) -> None:

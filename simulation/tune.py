@@ -15,16 +15,22 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from clients.training.mechanisms import RoundInputs, noised_share
 from clients.training.noise import OsRandomSource
-from clients.training.train import TrainingSettings, train_round
+from clients.training.train import Trainer, TrainingSettings
 from server.asks import ModelBasis
 from shared.codec import Record
+from shared.crypto.stream import RING_DTYPE
 from shared.parameters import Vector
 from shared.plan import LocalOptimizer
+from shared.privacy.plan import PrivacyParams
+from shared.privacy.shared_noise import ring_range
+from shared.secagg.ring import decode_sum, fraction_bits
 from shared.tasks.device import resolve_device
 from shared.tasks.features import HASHED_WORDS_SHA256, FeatureCache
 from shared.tasks.metrics import average_precision
 from shared.tasks.text import Prepared, pool, predict_scores, prepare
+from simulation.arms import full_noise
 from simulation.home import Home
 from simulation.run import calibrate
 from simulation.scenario import Scenario
@@ -126,9 +132,10 @@ def _pretend(public: Prepared, departments: int, repeat: int, scenario: Scenario
     return [public.take(part) for part in np.array_split(rest, departments)], public.take(held)
 
 
-def _train(scenario: Scenario, basis: ModelBasis, optimizer: LocalOptimizer, data: Prepared, model: Vector) -> Vector:
-    """Train one round as a department would; returns the update."""
-    privacy = calibrate(scenario)
+def _trainer(
+    scenario: Scenario, basis: ModelBasis, privacy: PrivacyParams, optimizer: LocalOptimizer, data: Prepared
+) -> Trainer:
+    """Return the trainer of a pretended department."""
     settings = TrainingSettings(
         privacy=privacy,
         denominator=privacy.sample_rate * len(data),
@@ -136,15 +143,7 @@ def _train(scenario: Scenario, basis: ModelBasis, optimizer: LocalOptimizer, dat
         model=basis.spec,
         layout=basis.layout,
     )
-    update = train_round(
-        settings=settings,
-        parameters=model,
-        data=data,
-        weights_dir=basis.weights_dir,
-        source=OsRandomSource(),
-        flags=scenario.performance,
-    )
-    return update.delta
+    return Trainer.prepare(settings=settings, data=data, weights_dir=basis.weights_dir, flags=scenario.performance)
 
 
 def _score(basis: ModelBasis, model: Vector, held: Prepared) -> float:
@@ -159,11 +158,40 @@ def _score(basis: ModelBasis, model: Vector, held: Prepared) -> float:
 def _federated(
     scenario: Scenario, basis: ModelBasis, optimizer: LocalOptimizer, parts: list[Prepared], held: Prepared
 ) -> float:
-    """Average the updates of all parts each round; encryption does not change a mean."""
-    model = basis.initial
+    """Train all parts together with the scenario's mechanism; encryption does not change a sum."""
+    together = _shared_noise if scenario.privacy.mechanism == "shared-noise" else _averaged
+    return together(scenario, basis, optimizer, parts, held)
+
+
+def _averaged(
+    scenario: Scenario, basis: ModelBasis, optimizer: LocalOptimizer, parts: list[Prepared], held: Prepared
+) -> float:
+    """Average the updates of all parts each round, each with its full noise."""
+    privacy, model, source = full_noise(calibrate(scenario)), basis.initial, OsRandomSource()
+    trainers = [_trainer(scenario, basis, privacy, optimizer, part) for part in parts]
     for _ in range(scenario.rounds):
-        updates = [_train(scenario, basis, optimizer, part, model) for part in parts]
+        updates = [trainer.train(model, part, source).delta for trainer, part in zip(trainers, parts, strict=True)]
         model = (model + np.mean(updates, axis=0)).astype(np.float32)
+    return _score(basis, model, held)
+
+
+def _shared_noise(
+    scenario: Scenario, basis: ModelBasis, optimizer: LocalOptimizer, parts: list[Prepared], held: Prepared
+) -> float:
+    """Add the noised shares of all parts in the ring; the rate is the server's."""
+    privacy, model, source = calibrate(scenario), basis.initial, OsRandomSource()
+    trainers = [_trainer(scenario, basis, privacy, optimizer, part) for part in parts]
+    size, count = basis.layout.total_size, len(parts)
+    bits = fraction_bits(count, ring_range(privacy, bound=scenario.bound, participants=count, dimension=size))
+    rate = optimizer.learning_rate / sum(trainer.settings.denominator for trainer in trainers)
+    for _ in range(scenario.rounds):
+        total = np.zeros(size, dtype=RING_DTYPE)
+        for trainer, part in zip(trainers, parts, strict=True):
+            inputs = RoundInputs(
+                parameters=model, data=part, source=source, weight=1.0, bound=scenario.bound, bits=bits
+            )
+            total += noised_share(trainer, inputs).ready.view(RING_DTYPE)
+        model = (model - rate * decode_sum(total, bits=bits)).astype(np.float32)
     return _score(basis, model, held)
 
 
@@ -171,14 +199,14 @@ def _alone(
     scenario: Scenario, basis: ModelBasis, optimizer: LocalOptimizer, parts: list[Prepared], held: Prepared
 ) -> float:
     """Train on the first part only."""
-    return _federated(scenario, basis, optimizer, parts[:1], held)
+    return _averaged(scenario, basis, optimizer, parts[:1], held)
 
 
 def _pooled(
     scenario: Scenario, basis: ModelBasis, optimizer: LocalOptimizer, parts: list[Prepared], held: Prepared
 ) -> float:
     """Train on all parts in one place."""
-    return _federated(scenario, basis, optimizer, [pool(parts)], held)
+    return _averaged(scenario, basis, optimizer, [pool(parts)], held)
 
 
 _ARMS: Mapping[ArmName, Callable[[Scenario, ModelBasis, LocalOptimizer, list[Prepared], Prepared], float]] = {

@@ -16,7 +16,6 @@ from shared.parameters import Vector
 from shared.privacy.plan import MechanismName
 from shared.privacy.shared_noise import project_sum, share_stddev
 from shared.secagg.ring import RingVector, project
-from shared.secagg.terms import RoundTerms
 from shared.tasks.text import Prepared
 
 
@@ -46,7 +45,7 @@ class RoundInputs:
         source: randomness of sampling and noise.
         weight: the department's public weight.
         bound: R of the plan.
-        terms: the round's terms; their fraction bits fix the ring's steps.
+        bits: fraction bits of the round: the ring's steps are 2^-bits.
     """
 
     parameters: Vector
@@ -54,10 +53,10 @@ class RoundInputs:
     source: RandomSource
     weight: float
     bound: float
-    terms: RoundTerms
+    bits: int
 
     def __repr__(self) -> str:
-        return f"RoundInputs(round={self.terms.round})"
+        return f"RoundInputs({self.parameters.size} coordinates)"
 
 
 def local_update(trainer: Trainer, inputs: RoundInputs) -> Contribution:
@@ -86,7 +85,7 @@ def noised_share(trainer: Trainer, inputs: RoundInputs) -> Contribution:
 
     Source: privacy 4.3.
     """
-    privacy, bits, stream = trainer.settings.privacy, inputs.terms.fraction_bits, inputs.source.fork_step()
+    privacy, bits, stream = trainer.settings.privacy, inputs.bits, inputs.source.fork_step()
     total = trainer.clipped_sum(inputs.parameters, inputs.data, stream)
     step = privacy.max_grad_norm * 2.0**-GRID_BITS
     projected = project_sum(total.astype(np.float64) * step, inputs.bound)

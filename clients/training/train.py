@@ -137,7 +137,7 @@ class Trainer:
         source: RandomSource,
         on_step: Callable[[int], None] | None = None,
     ) -> DpUpdate:
-        """Run the noisy steps of one round from ``parameters`` and return the change of the iterate that the plan sends.
+        """Run the noisy steps of one round from ``parameters``; return the change of the iterate that the plan sends.
 
         The local optimiser starts anew each round. An empty batch still gets noise and a step.
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from shared.errors import ConfigError, ModelError
 from shared.parameters import Layout, TensorSpec, Vector
 from shared.plan import ModelSpec
+from shared.tasks.device import one_thread
 from shared.tasks.encoder_files import pad, read_config, tokenize
 from shared.tasks.features import BUCKETS, HASHED_WORDS_SHA256, FeatureCache, Features, feature_key, hashed_words
 from shared.tasks.lora import add_lora
@@ -296,7 +297,7 @@ def predict_scores(
     prepared = replace(prepared, owners=None)
     order = np.argsort(prepared.lengths, kind="stable")
     scores = np.empty(len(prepared), dtype=np.float64)
-    with torch.inference_mode():
+    with one_thread(when=spec.trainable == "head"), torch.inference_mode():
         for start in range(0, len(prepared), SCORE_BATCH):
             chunk = order[start : start + SCORE_BATCH]
             scores[chunk] = torch.sigmoid(model(*prepared.take(chunk).inputs).double()).cpu().numpy()
