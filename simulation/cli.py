@@ -96,6 +96,23 @@ def tune(
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="A run folder and an arm, as in runs/x:federated.", metavar="DIR:ARM")],
+    second: Annotated[str, typer.Argument(help="Another arm of it, or an arm of another run.", metavar="DIR:ARM")],
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the difference of two arms, paired by seed, with its interval; the runs split the same data alike."""
+    from simulation.compare import compare_arms, print_comparison
+
+    found = compare_arms(first, second)
+    if as_json:
+        print_json(found)
+    else:
+        print_comparison(found)
+
+
+@app.command()
 def audit(
     scenario: ScenarioArgument = "emergency-triage",
     *,

@@ -22,6 +22,7 @@ from shared.identity import DepartmentId
 from shared.journal import Journal
 from shared.parameters import Vector
 from shared.plan import LocalOptimizer, Plan
+from shared.privacy.ledger import BudgetQuote
 from shared.privacy.plan import PrivacyParams
 from shared.private_files import make_private_folder
 from shared.tasks.device import resolve_device
@@ -33,7 +34,7 @@ from simulation.network import InMemoryTransport
 from simulation.progress import Progress
 from simulation.rows import Split
 from simulation.scenario import Scenario
-from simulation.summary import ArmName, LeftSummary, MetricRow, PrivacySummary
+from simulation.summary import ArmName, LeftSummary, LoneShare, MetricRow, PrivacySummary
 from simulation.world import World, now, open_world
 
 METRIC = "average_precision"
@@ -297,7 +298,15 @@ class SeedStudy:
             max_grad_norm=privacy.max_grad_norm,
             steps=privacy.steps,
             accountant=privacy.accountant,
+            noise_shares=privacy.noise_shares,
+            lone_share=_lone_share(quote) if privacy.mechanism == "shared-noise" else None,
         )
+
+
+def _lone_share(quote: BudgetQuote) -> LoneShare | None:
+    """Return what single updates would cost; a plan that ran had a cap on it."""
+    cap = quote.cap_lone_share
+    return None if cap is None else LoneShare(epsilon=quote.epsilon_lone_share, after=quote.lone_share_after, cap=cap)
 
 
 def _left(transport: InMemoryTransport, name: DepartmentId, plan: Plan) -> LeftSummary:

@@ -69,12 +69,26 @@ class GainSummary(Record, frozen=True, kw_only=True):
         _require_order(self.interval)
 
 
+class LoneShare(Record, frozen=True, kw_only=True):
+    """What one department's updates would cost if they could be read one by one (shared noise, privacy 4.3).
+
+    ``epsilon`` is this run's at the charge's delta; ``after`` is what it makes of everything learned from the data set,
+    held against ``cap``.
+    """
+
+    epsilon: float
+    after: float
+    cap: float
+
+
 class PrivacySummary(Record, frozen=True, kw_only=True):
     """One department's privacy terms and charge, for the one federated run whose model is kept.
 
     ``epsilon`` is what the plan reserved before the first round (all rounds and spare attempts),
     ``spent_epsilon`` what the ledger recomputes after settlement, both at ``delta``; ``cap`` is the
-    department's own limit on epsilon. ``steps`` are the noisy steps of one round. Unit, relation and mechanism are
+    department's own limit on epsilon. ``steps`` are the noisy steps of one round. With shared noise
+    ``epsilon`` holds for the intact sum, in which ``noise_shares`` honest departments' noise adds up, and
+    ``lone_share`` says what a single update costs. Unit, relation and mechanism are
     closed lists: a report has words for each of them (``report/promises.py``).
     """
 
@@ -92,6 +106,8 @@ class PrivacySummary(Record, frozen=True, kw_only=True):
     max_grad_norm: float
     steps: int
     accountant: str
+    noise_shares: int = 1
+    lone_share: LoneShare | None = None
 
 
 class LeftSummary(Record, frozen=True, kw_only=True):

@@ -27,9 +27,10 @@ def print_summary(console: Console, summary: RunSummary, folder: Path) -> None:
         spread = f" (95 % interval {interval[0]:+.3f} to {interval[1]:+.3f})" if interval else ""
         tell(console, f"Federated minus local: {summary.gain.mean:+.3f}{spread}: {summary.gain.verdict}.")
     for name, item in summary.privacy.items():
+        lone = f" (a lone share {item.lone_share.epsilon:.3f}, h = {item.noise_shares})" if item.lone_share else ""
         tell(
             console,
-            f"{name}: epsilon {item.epsilon:.3f} of {item.cap:g} at delta {item.delta:g}, "
+            f"{name}: epsilon {item.epsilon:.3f} of {item.cap:g}{lone} at delta {item.delta:g}, "
             f"{item.relation}, unit {item.unit}; {summary.left[name].bytes:,} bytes left.",
         )
     tell(console, f"Report: {folder / 'report.html'}")

@@ -167,16 +167,19 @@ def _privacy_blocks(summary: RunSummary) -> tuple[Block, ...]:
 
 
 def _privacy_table(summary: RunSummary) -> Table:
-    """Return epsilon, reserved and spent, against the cap for each department."""
+    """Return epsilon, reserved and spent, against the cap for each department; with shared noise a lone share's too."""
+    shared = any(each.lone_share for each in summary.privacy.values())
+    lone_header = ("A lone share",) if shared else ()
     return Table(
         caption="Privacy charge for one federated run, by department",
-        header=("Department", "Epsilon reserved", "Epsilon spent", "Cap", "Delta", "Unit", "Public size"),
+        header=("Department", "Epsilon reserved", "Epsilon spent", "Cap", *lone_header, "Delta", "Unit", "Public size"),
         rows=tuple(
             (
                 name,
                 figures.epsilon(each.epsilon),
                 figures.epsilon(each.spent_epsilon),
                 figures.number(each.cap),
+                *((figures.epsilon(each.lone_share.epsilon) if each.lone_share else "-",) if shared else ()),
                 figures.delta(each.delta),
                 UNIT_LABELS[each.unit],
                 figures.count(each.public_size),

@@ -57,7 +57,8 @@ def _privacy_tile(summary: RunSummary) -> Tile:
     caps = "Every department stayed within its own cap." if within else "A charge is above its cap: see the table."
     equal = len({figures.epsilon(each.epsilon) for each in summary.privacy.values()}) == 1
     where = "At every department" if equal else f"At most, at {name}"
-    meaning = f"{where}; delta {figures.delta(worst.delta)}; per {UNIT_LABELS[worst.unit]}. {caps}"
+    lone = f"; {figures.epsilon(worst.lone_share.epsilon)} if an update were read alone" if worst.lone_share else ""
+    meaning = f"{where}{lone}; delta {figures.delta(worst.delta)}; per {UNIT_LABELS[worst.unit]}. {caps}"
     return Tile(question=question, answer=f"Epsilon {figures.epsilon(worst.epsilon)}", meaning=meaning)
 
 

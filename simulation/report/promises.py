@@ -23,6 +23,9 @@ RELATION_WORDS = {
 MECHANISM_WORDS = {
     "poisson-dpsgd": "poisson-dpsgd: each step draws units by independent coins, clips the gradient of each, adds them "
     "up, adds Gaussian noise inside the department and divides by a public number.",
+    "shared-noise": "shared-noise: each step draws units by independent coins, clips the gradient of each, adds them "
+    "up; every department adds a share of the Gaussian noise, and only the encrypted sum carries all of it. A public "
+    "number divides the sum.",
 }
 SCOPE = (
     "this run at one department: {rounds} of {steps}, and {spare}, all charged before the first round. Other "
@@ -32,7 +35,15 @@ AGAINST_WORDS = {
     "poisson-dpsgd": "the coordinator, the other departments and everybody who gets the model. Each department adds "
     "its full noise itself, so the figure does not rest on the encryption and holds even if all others work together. "
     "It does rest on the department's own machine running the reviewed software.",
+    "shared-noise": "the coordinator, a merely curious department and everybody who gets the model. It rests on the "
+    "encryption, which no known computation breaks, and on honest departments: as many as there are noise shares (h) "
+    "in every sum, who run the reviewed software and work with nobody. Against somebody who can read one department's "
+    "update alone, the figure of a lone share holds.",
 }
+LONE_SHARE = (
+    "if a department's updates could be read one by one, as when the encryption or its peers fail, this run would cost "
+    "epsilon {epsilon}, and everything ever learned from the data set {after}, of the {cap} that the department allows."
+)
 IS_NOT = (
     "not a probability and not a share of records; it says nothing about what is true of somebody whether or not "
     "their record was used. Who took part, when, and the declared public size of each data set are public and "
@@ -75,11 +86,26 @@ def privacy_terms(privacy: PrivacySummary, summary: RunSummary) -> tuple[tuple[s
         ("Sampling", f"{privacy.sampling}, rate {figures.number(privacy.sample_rate)} a step"),
         ("Clip (max_grad_norm)", f"{figures.number(privacy.max_grad_norm)} for each {unit}"),
         ("Noise multiplier", f"{figures.number(privacy.noise_multiplier)} (noise stddev divided by the clip)"),
+        *_shares_terms(privacy),
         ("Steps", f"{figures.count(privacy.steps)} a round"),
         ("Accountant", privacy.accountant),
         ("Scope", _scope(privacy, summary)),
         ("Against whom", AGAINST_WORDS[privacy.mechanism]),
         ("What the number is not", IS_NOT),
+    )
+
+
+def _shares_terms(privacy: PrivacySummary) -> tuple[tuple[str, str], ...]:
+    """Return what shared noise has to state besides; nothing where each department adds its full noise."""
+    lone = privacy.lone_share
+    if lone is None:
+        return ()
+    text = LONE_SHARE.format(
+        epsilon=figures.epsilon(lone.epsilon), after=figures.epsilon(lone.after), cap=figures.number(lone.cap)
+    )
+    return (
+        ("Noise shares (h)", f"{privacy.noise_shares} honest departments' shares make up the noise"),
+        ("A lone share", text),
     )
 
 
