@@ -46,6 +46,10 @@ class PlanAsk(Record, frozen=True, kw_only=True):
     optimizer: LocalOptimizer
     server_optimizer: ServerOptimizerSpec = ServerOptimizerSpec()
 
+    def __post_init__(self) -> None:
+        if not 0 < self.bound <= 1e6:
+            raise ValueError("`bound` lies in (0, 1000000]")
+
 
 def load_ask(name_or_path: str) -> PlanAsk:
     """Read a scenario's plan: a packaged one by name, or a TOML file by path.
@@ -94,29 +98,30 @@ def draft(
     told = _read_summaries(summaries, roster, load_city(home).digest())
     _require_cohort(len(told), len(roster.members))
     basis = load_basis(home, ask.model)
-    try:
-        plan = draft_plan(
-            name=ask.name,
-            purpose=ask.purpose,
-            approval=1 + max((line.approval for line in list_plans(home) if line.name == ask.name), default=0),
-            valid_from=now.date(),
-            valid_until=now.date() + dt.timedelta(days=valid_days),
-            task=ask.task,
-            model=basis.spec,
-            layout=basis.layout,
-            initial_model=basis.initial,
-            contracts={name: item.contract_hash for name, item in told.items()},
-            public_sizes={name: item.public_size for name, item in told.items()},
-            roster=roster,
-            privacy=calibrate(ask.privacy, attempts=ask.rounds + ask.spare_attempts),
-            bound=ask.bound,
-            rounds=ask.rounds,
-            spare_attempts=ask.spare_attempts,
-            local_optimizer=ask.optimizer,
-            server_optimizer=ask.server_optimizer,
-        )
-    except ValueError as cause:
-        raise ConfigError("plan-impossible", f"No plan can be made of this: {cause}.") from cause
+    plan = draft_plan(
+        name=ask.name,
+        purpose=ask.purpose,
+        approval=1 + max((line.approval for line in list_plans(home) if line.name == ask.name), default=0),
+        valid_from=now.date(),
+        valid_until=now.date() + dt.timedelta(days=valid_days),
+        task=ask.task,
+        model=basis.spec,
+        layout=basis.layout,
+        initial_model=basis.initial,
+        contracts={name: item.contract_hash for name, item in told.items()},
+        public_sizes={name: item.public_size for name, item in told.items()},
+        roster=roster,
+        privacy=calibrate(
+            ask.privacy,
+            attempts=ask.rounds + ask.spare_attempts,
+            aggregation=default_aggregation(len(roster.members), bound=ask.bound),
+        ),
+        bound=ask.bound,
+        rounds=ask.rounds,
+        spare_attempts=ask.spare_attempts,
+        local_optimizer=ask.optimizer,
+        server_optimizer=ask.server_optimizer,
+    )
     make_private_folder(home.models)
     write_model(home.model(plan.initial_model_sha256), basis.initial, plan)
     return plan, write_plan(home, PlanState.DRAFT, plan, encode(plan))

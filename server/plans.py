@@ -119,7 +119,7 @@ def draft_plan(
             server_optimizer=server_optimizer,
         )
     except ValueError as cause:
-        raise ConfigError("plan-impossible", f"Plan {name} is not possible: {cause}.") from cause
+        raise ConfigError("plan-impossible", f"No plan {name} can be made of this: {cause}.") from cause
 
 
 def sign_plan(plan: Plan, authority: IdentityKey) -> Signed:
