@@ -20,7 +20,7 @@ from shared.package import package_digest
 from shared.parameters import Vector
 from shared.plan import Plan
 from shared.privacy.accountant import event_of
-from shared.privacy.ledger import BudgetQuote, Budgets, PlanCharge
+from shared.privacy.ledger import BudgetQuote, Budgets, PlanCharge, WindowBudget
 from shared.privacy.plan import PerformanceFlags, PrivacyBudget
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Department:
             run=plan.run_id(),
             dataset=self.declaration.dataset,
             unit=plan.privacy.unit,
+            population=population_of(self.policy.policy),
             event=event_of(plan.privacy, 1),
             attempts=plan.attempts,
             delta=plan.privacy.budget.delta,
@@ -181,12 +182,27 @@ class Department:
 def budgets_of(policy: Policy) -> Budgets:
     """Return a policy's caps as the ledger compares them."""
     caps = policy.privacy
-    lone = caps.epsilon_lone_share
+    lone, per_round, window, population = (
+        caps.epsilon_lone_share,
+        caps.epsilon_per_round,
+        caps.window,
+        caps.population,
+    )
     return Budgets(
         run=PrivacyBudget(epsilon=caps.epsilon_per_run, delta=caps.delta),
         lifetime=PrivacyBudget(epsilon=caps.epsilon_lifetime, delta=caps.delta),
         lone_share=None if lone is None else PrivacyBudget(epsilon=lone, delta=caps.delta),
+        round=None if per_round is None else PrivacyBudget(epsilon=per_round, delta=caps.delta),
+        window=None
+        if window is None
+        else WindowBudget(days=window.days, budget=PrivacyBudget(epsilon=window.epsilon, delta=caps.delta)),
+        population=None if population is None else PrivacyBudget(epsilon=population.epsilon, delta=caps.delta),
     )
+
+
+def population_of(policy: Policy) -> str:
+    """Return the name of the population that a policy charges, empty for one that charges records."""
+    return "" if policy.privacy.population is None else policy.privacy.population.name
 
 
 def outgoing_facts(plan: Plan, vector: Vector) -> OutgoingFacts:

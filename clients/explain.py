@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clients.binding import Declaration, load_declaration
 from clients.config import load_config, load_policy, open_journal
-from clients.department import budgets_of
+from clients.department import budgets_of, population_of
 from clients.plans import Inspection, PlanLine
 from clients.records import RoundFinished
 from policies.explain import as_table
@@ -52,7 +52,7 @@ def budget_status(config_path: Path) -> BudgetStatus:
     declaration = load_declaration(config_path.parent / config.binding)
     with open_journal(config_path) as journal:
         ledger = PrivacyLedger(journal, lambda: dt.datetime.now(dt.UTC))
-        return ledger.status(declaration.dataset, budgets_of(policy.policy))
+        return ledger.status(declaration.dataset, budgets_of(policy.policy), population=population_of(policy.policy))
 
 
 def budget_lines(status: BudgetStatus) -> list[str]:
@@ -62,14 +62,17 @@ def budget_lines(status: BudgetStatus) -> list[str]:
         if status.next_epsilon is None
         else (f"would make it {status.next_epsilon:.4f}, which {'fits' if status.next_fits else 'does not fit'}")
     )
+    least = "no noise is enough" if status.next_noise_multiplier is None else f"{status.next_noise_multiplier:.4f}"
     return [
         f"Data set {status.dataset}, {status.runs} runs, delta {status.delta:g}:",
         f"  spent by attempts made      epsilon {status.spent_epsilon:.4f}",
         f"  spent or reserved           epsilon {status.reserved_epsilon:.4f}",
-        f"  counted against the cap     epsilon {status.filter_epsilon:.4f} of {status.cap:g}"
-        + (" (closed by its first plan)" if status.closed else ""),
+        f"  if exchanged, not removed   epsilon {status.replace_one_epsilon:.4f} (replace-one; no cap)",
+        "  counted against the caps" + (" (the lifetime was closed by its first plan)" if status.closed else ""),
+        *(f"    {line.scope}: epsilon {line.found:.4f} of {line.limit:g}" for line in status.lines),
         f"  if updates were read alone  epsilon {status.lone_share_epsilon:.4f} of {_cap(status.cap_lone_share)}",
         f"  one more run like the last  {again}",
+        *([] if status.next_epsilon is None else [f"  noise multiplier it needs   {least}"]),
     ]
 
 

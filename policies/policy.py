@@ -93,8 +93,32 @@ class TrainingCaps(Record, frozen=True, kw_only=True):
         )
 
 
+class WindowCap(Record, frozen=True, kw_only=True):
+    """Most that any ``days`` days in a row may cost this data set; the lifetime cap stays beside it (privacy 5)."""
+
+    days: int
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        _positive(epsilon=self.epsilon)
+        if self.days < 1:
+            raise ValueError("`days` is at least 1")
+
+
+class PopulationCap(Record, frozen=True, kw_only=True):
+    """Most that a person may lose over all data sets of this department that hold the same persons (privacy 6)."""
+
+    name: str
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        _positive(epsilon=self.epsilon)
+        if not DEPARTMENT_NAME.fullmatch(self.name):
+            raise ValueError("`name` is a lower-case letter, then up to 31 letters, digits or `-`")
+
+
 class PrivacyCaps(Record, frozen=True, kw_only=True):
-    """What may be spent on this data set (R12).
+    """What may be spent on this data set (R12); every epsilon at ``delta``.
 
     The lifetime cap is at least 1.4 times the per-run cap: a budget shared by plans that were chosen after
     seeing earlier models is gated by a Renyi filter, and one plan whose own accountant says epsilon needs a
@@ -102,7 +126,9 @@ class PrivacyCaps(Record, frozen=True, kw_only=True):
     allows (privacy 5).
 
     ``epsilon_lone_share`` caps the same lifetime as if every sum of shared noise could be taken apart; without it
-    plans with shared noise are refused (privacy 4.3).
+    plans with shared noise are refused (privacy 4.3). ``epsilon_per_round`` caps one attempt, ``window`` any stretch of
+    days. Where the unit is a person or device, ``population`` says whose they are: every policy of this department
+    whose data set holds the same ones names the same population.
     """
 
     unit: Literal["record", "person", "device"]
@@ -111,6 +137,9 @@ class PrivacyCaps(Record, frozen=True, kw_only=True):
     delta: float
     accountant: str
     epsilon_lone_share: float | None = None
+    epsilon_per_round: float | None = None
+    window: WindowCap | None = None
+    population: PopulationCap | None = None
 
     def __post_init__(self) -> None:
         _positive(epsilon_per_run=self.epsilon_per_run, epsilon_lifetime=self.epsilon_lifetime)
@@ -122,6 +151,13 @@ class PrivacyCaps(Record, frozen=True, kw_only=True):
             raise ValueError(f"`epsilon_lifetime` is at least {LIFETIME_FACTOR} times `epsilon_per_run`")
         if self.epsilon_lone_share is not None and not self.epsilon_lifetime <= self.epsilon_lone_share < math.inf:
             raise ValueError("`epsilon_lone_share` is finite and not below `epsilon_lifetime`")
+        if self.epsilon_per_round is not None:
+            _positive(epsilon_per_round=self.epsilon_per_round)
+        if (self.unit == "record") != (self.population is None):
+            raise ValueError('`population` is there exactly when `unit` is "person" or "device"')
+        for name, cap in (("window", self.window), ("population", self.population)):
+            if cap is not None and cap.epsilon < LIFETIME_FACTOR * self.epsilon_per_run:
+                raise ValueError(f"`{name}.epsilon` is at least {LIFETIME_FACTOR} times `epsilon_per_run`")
 
 
 class AggregationFloors(Record, frozen=True, kw_only=True):

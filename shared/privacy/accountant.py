@@ -6,6 +6,7 @@ privacy loss distribution (PLD); plans chosen after seeing earlier models share 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,6 +31,9 @@ NOISE_GRID = 10_000
 
 MIN_NOISE_MULTIPLIER = 0.3
 MAX_NOISE_MULTIPLIER = 1e6
+
+_SECANT_TURNS = 8
+"""Turns of the search for a noise multiplier before it halves the interval instead."""
 
 
 class MechanismEvent(Record, frozen=True, kw_only=True):
@@ -105,8 +109,22 @@ def epsilon(events: Sequence[MechanismEvent], delta: float) -> float:
     return composed_epsilon(_composition(events, "add-remove"), delta) if events else 0.0
 
 
+def replace_one_epsilon(events: Sequence[MechanismEvent], delta: float) -> float:
+    """Return what :func:`epsilon` becomes when one record is exchanged for another, instead of added or removed.
+
+    Both records may pull in opposite directions, so the figure is up to twice as large and more. Nothing is gated by
+    it; it is stated beside the add-remove figure.
+
+    Raises:
+        ValueError: when ``delta`` is outside (0, 1).
+    """
+    if not 0 < delta < 1:
+        raise ValueError("`delta` lies in (0, 1)")
+    return composed_epsilon(_composition(events, "replace-one"), delta) if events else 0.0
+
+
 def calibrate_noise(*, budget: PrivacyBudget, sample_rate: float, total_steps: int) -> float:
-    """Return the smallest noise multiplier, rounded up to 4 decimals, that satisfies the budget.
+    """Return the smallest noise multiplier, rounded up to 4 decimals, with which one fixed plan satisfies the budget.
 
     Args:
         budget: what all steps together must satisfy.
@@ -121,23 +139,35 @@ def calibrate_noise(*, budget: PrivacyBudget, sample_rate: float, total_steps: i
         unless that would be below 0.3, the least that a plan may name.
     """
 
-    def cost(multiple: int) -> float:
-        noise_multiplier = multiple / NOISE_GRID
+    def cost(noise_multiplier: float) -> float:
         return composed_epsilon(((Step(noise_multiplier, (sample_rate,)), total_steps),), budget.delta)
 
-    # Gaussian without amplification, times q: a first guess that the search soon leaves behind.
-    scale = sample_rate * math.sqrt(2 * total_steps * math.log(1 / budget.delta))
-    smallest = math.ceil(MIN_NOISE_MULTIPLIER * NOISE_GRID)
-    largest = round(MAX_NOISE_MULTIPLIER * NOISE_GRID)
-    guess = min(max(round(scale / budget.epsilon * NOISE_GRID), 2 * smallest), largest)
-    multiple = _smallest(cost, budget.epsilon, smallest=smallest, guess=guess, largest=largest)
-    if multiple is None:
-        raise ConfigError(
-            "noise-unreachable",
-            f"No noise multiplier up to {MAX_NOISE_MULTIPLIER:.0f} gives epsilon {budget.epsilon} "
-            f"at delta {budget.delta} over {total_steps} steps.",
-        )
-    return multiple / NOISE_GRID
+    return _least_noise(cost, budget, sample_rate, total_steps)
+
+
+def calibrate_within(
+    *, spent: Sequence[MechanismEvent], budget: PrivacyBudget, sample_rate: float, total_steps: int
+) -> float:
+    """Return the smallest noise multiplier with which the Renyi filter admits one more plan on top of what is spent.
+
+    Args:
+        spent: what counts already against the shared budget.
+        budget: the shared cap.
+        sample_rate: Poisson sampling rate in (0, 1] of the new plan.
+        total_steps: its noisy steps.
+
+    Raises:
+        ConfigError: ``noise-unreachable``, also when the budget is used up.
+
+    Guarantees:
+        As :func:`calibrate_noise`, for :func:`filter_epsilon` of everything together.
+    """
+
+    def cost(noise_multiplier: float) -> float:
+        new = MechanismEvent(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=total_steps)
+        return filter_epsilon([*spent, new], budget.delta)
+
+    return _least_noise(cost, budget, sample_rate, total_steps)
 
 
 def rdp(event: MechanismEvent) -> tuple[float, ...]:
@@ -201,17 +231,45 @@ def _dp_event(noise_multiplier: float, sample_rate: float) -> Any:
     return dp_accounting.PoissonSampledDpEvent(sample_rate, dp_accounting.GaussianDpEvent(noise_multiplier))
 
 
+def _least_noise(cost: Callable[[float], float], budget: PrivacyBudget, sample_rate: float, total_steps: int) -> float:
+    """Search the grid of noise multipliers for the smallest whose cost is within the budget."""
+    # Gaussian without amplification, times q: a first guess that the search soon leaves behind.
+    scale = sample_rate * math.sqrt(2 * total_steps * math.log(1 / budget.delta))
+    smallest = math.ceil(MIN_NOISE_MULTIPLIER * NOISE_GRID)
+    largest = round(MAX_NOISE_MULTIPLIER * NOISE_GRID)
+    guess = min(max(round(scale / budget.epsilon * NOISE_GRID), 2 * smallest), largest)
+
+    def at_multiple(multiple: int) -> float:
+        return cost(multiple / NOISE_GRID)
+
+    multiple = _smallest(at_multiple, budget.epsilon, smallest=smallest, guess=guess, largest=largest)
+    if multiple is None:
+        raise ConfigError(
+            "noise-unreachable",
+            f"No noise multiplier up to {MAX_NOISE_MULTIPLIER:.0f} gives epsilon {budget.epsilon} "
+            f"at delta {budget.delta} over {total_steps} steps.",
+        )
+    return multiple / NOISE_GRID
+
+
 def _smallest(cost: Callable[[int], float], target: float, *, smallest: int, guess: int, largest: int) -> int | None:
-    """Find the smallest integer whose falling cost is at most the target: secant in log-log, about 5 evaluations."""
+    """Find the smallest integer whose falling cost is at most the target.
+
+    Secant in log-log, about 5 evaluations; where the cost is no power law, because much is spent already, halving.
+    """
     bad, good = smallest - 1, largest + 1
     at, exponent = guess, 1.2
     before: tuple[int, float] | None = None
-    while good - bad > 1:
+    for turn in itertools.count():
+        if good - bad <= 1:
+            break
         here = cost(at)
         bad, good = (bad, at) if here <= target else (at, good)
         if before is not None and here not in {before[1], 0.0} and before[1] > 0:
             exponent = min(max(-math.log(here / before[1]) / math.log(at / before[0]), 0.3), 8.0)
         before = (at, here)
         step = math.ceil(at * (max(here, target / 8) / target) ** (1 / exponent)) if math.isfinite(here) else 2 * at
+        if turn >= _SECANT_TURNS:
+            step = math.isqrt(max(bad, 1) * good)
         at = min(max(step, bad + 1), max(good - 1, bad + 1))
     return good if good <= largest else None

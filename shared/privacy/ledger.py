@@ -14,19 +14,23 @@ from collections.abc import Callable, Iterator
 from shared.codec import Record, decode, encode
 from shared.errors import InsufficientBudgetError, JournalError, ProtocolError
 from shared.journal import EntryKind, Journal, JournalEntry
-from shared.privacy.accountant import ACCOUNTANT, MechanismEvent, epsilon, filter_epsilon
-from shared.privacy.charges import (
-    BudgetQuote,
-    Budgets,
-    BudgetStatus,
-    ExportedCharge,
-    PlanCharge,
-    lone_share_cost,
-    quote_charge,
+from shared.privacy.accountant import ACCOUNTANT, MechanismEvent
+from shared.privacy.accounts import (
+    Account,
+    AttemptBurned,
+    ChargeReserved,
+    RunSettled,
+    events_of,
+    exported,
+    spent_by,
 )
+from shared.privacy.charges import Budgets, ExportedCharge, PlanCharge, WindowBudget
+from shared.privacy.quotes import BudgetLine, BudgetQuote, quote_charge
+from shared.privacy.status import BudgetStatus, status_of
 
 __all__ = [
     "AttemptBurned",
+    "BudgetLine",
     "BudgetQuote",
     "BudgetStatus",
     "Budgets",
@@ -36,51 +40,14 @@ __all__ = [
     "PrivacyLedger",
     "Reservation",
     "RunSettled",
+    "WindowBudget",
 ]
-
-
-class ChargeReserved(Record, frozen=True, kw_only=True):
-    """Body of ``charge-reserved``: the charge, the caps it was held against, and whether it closes the lifetime."""
-
-    charge: PlanCharge
-    budgets: Budgets
-    closes_lifetime: bool
-
-
-class AttemptBurned(Record, frozen=True, kw_only=True):
-    """Body of ``charge-burned``: this round's attempt counts, whatever happens next."""
-
-    run: bytes
-    round: int
-
-
-class RunSettled(Record, frozen=True, kw_only=True):
-    """Body of ``charge-settled``: the run ended cleanly and only its burned attempts count."""
-
-    run: bytes
-
-
-class _Account:
-    """The fold of one run's entries; each step may be applied twice without harm."""
-
-    def __init__(self, entry: JournalEntry, reserved: ChargeReserved) -> None:
-        self.sequence = entry.sequence
-        self.time = entry.time
-        self.charge = reserved.charge
-        self.closes_lifetime = reserved.closes_lifetime
-        self.burned: frozenset[int] = frozenset()
-        self.settled = False
-
-    @property
-    def counted_attempts(self) -> int:
-        """Attempts that count as spent: all of them until the run is settled."""
-        return len(self.burned) if self.settled else self.charge.attempts
 
 
 class Reservation:
     """A run's durable reservation; the trainer holds it and burns an attempt before each round."""
 
-    def __init__(self, ledger: PrivacyLedger, account: _Account) -> None:
+    def __init__(self, ledger: PrivacyLedger, account: Account) -> None:
         self._ledger = ledger
         self._account = account
 
@@ -128,15 +95,17 @@ class PrivacyLedger:
 
     Guarantees:
         What :meth:`history` counts is never less than the attempts burned, before and after a crash at any point.
-        All charges of a data set together satisfy the lifetime budget that they were reserved under.
+        All charges of a data set together satisfy the lifetime budget that they were reserved under, those of any
+        window of days its budget, and those of a population, whatever the data set, the population's.
     """
 
     def __init__(self, journal: Journal, clock: Callable[[], dt.datetime]) -> None:
         self._journal = journal
         self._clock = clock
         self._lock = threading.RLock()
-        self._accounts: dict[bytes, _Account] = {}
+        self._accounts: dict[bytes, Account] = {}
         self._seen = 0
+        self._latest = ""
         self._catch_up()
 
     def quote(self, charge: PlanCharge, budgets: Budgets) -> BudgetQuote:
@@ -146,8 +115,9 @@ class PrivacyLedger:
         """
         with self._lock:
             self._catch_up()
-            others = [account for account in self._of(charge.dataset) if account.charge.run != charge.run]
-            return quote_charge(charge, budgets, _events(others), closed=_closed(others))
+            others = [account for account in self._accounts.values() if account.charge.run != charge.run]
+            spent = spent_by(others, charge.dataset, budgets, self._clock(), population=charge.population)
+            return quote_charge(charge, budgets, spent)
 
     def reserve(self, charge: PlanCharge, budgets: Budgets) -> Reservation:
         """Reserve all attempts of a run; durable when it returns.
@@ -157,8 +127,8 @@ class PrivacyLedger:
         Raises:
             ProtocolError: ``run-already-reserved`` for another charge, ``run-already-settled``,
                 ``accountant-unknown``.
-            InsufficientBudgetError: ``budget-delta``, ``budget-run``, ``budget-closed``, ``budget-lifetime``,
-                ``budget-lone-share``.
+            InsufficientBudgetError: ``budget-delta``, ``budget-unit``, ``budget-population``, ``budget-closed``,
+                ``budget-round``, ``budget-run``, ``budget-lifetime``, ``budget-window``, ``budget-lone-share``.
             JournalError: when the entry could not be made durable; no record may be touched then.
         """
         with self._lock:
@@ -185,41 +155,22 @@ class PrivacyLedger:
         """Return what counts as spent: unsettled runs in full, settled runs with their burned attempts."""
         with self._lock:
             self._catch_up()
-            return _events(self._of(dataset))
+            return events_of(self._of(dataset))
 
-    def status(self, dataset: str, budgets: Budgets) -> BudgetStatus:
-        """Report a data set's lifetime budget."""
+    def status(self, dataset: str, budgets: Budgets, *, population: str = "") -> BudgetStatus:
+        """Report a data set's budgets, and that of the population that its policy names."""
         with self._lock:
             self._catch_up()
-            accounts = self._of(dataset)
-        counted, cap, delta = _events(accounts), budgets.lifetime.epsilon, budgets.lifetime.delta
-        closed, used = _closed(accounts), filter_epsilon(counted, delta)
-        burned = [item.charge.event.times(len(item.burned)) for item in accounts if item.burned]
-        after = quote_charge(accounts[-1].charge, budgets, counted, closed=closed) if accounts else None
-        return BudgetStatus(
-            dataset=dataset,
-            runs=len(accounts),
-            spent_epsilon=epsilon(burned, delta),
-            reserved_epsilon=epsilon(counted, delta),
-            filter_epsilon=used,
-            cap=cap,
-            delta=delta,
-            left=0.0 if closed else max(0.0, cap - used),
-            closed=closed,
-            lone_share_epsilon=lone_share_cost(counted, budgets, fixed=closed),
-            cap_lone_share=None if budgets.lone_share is None else budgets.lone_share.epsilon,
-            next_epsilon=None if after is None else after.epsilon_lifetime_after,
-            next_fits=None if after is None else after.fits,
-        )
+            return status_of(list(self._accounts.values()), dataset, budgets, self._clock(), population=population)
 
     def export(self) -> Iterator[ExportedCharge]:
         """Yield every run's mechanisms in order; encode each as one line of JSON."""
         with self._lock:
             self._catch_up()
             accounts = list(self._accounts.values())
-        yield from map(_exported, accounts)
+        yield from map(exported, accounts)
 
-    def _burn(self, account: _Account, round_number: int) -> None:
+    def _burn(self, account: Account, round_number: int) -> None:
         """See :meth:`Reservation.burn`."""
         with self._lock:
             self._catch_up()
@@ -235,7 +186,7 @@ class PrivacyLedger:
                 )
             self._write(EntryKind.BURNED, AttemptBurned(run=account.charge.run, round=round_number))
 
-    def _settle(self, account: _Account) -> None:
+    def _settle(self, account: Account) -> None:
         """See :meth:`Reservation.settle`."""
         with self._lock:
             self._catch_up()
@@ -251,6 +202,7 @@ class PrivacyLedger:
         """Fold entries that are in the journal and not yet in the state; after an interrupt, too."""
         if self._journal.head.sequence > self._seen:
             for entry in self._journal.entries(after=self._seen):
+                self._latest = max(self._latest, entry.time)  # one zone and width, so text order is time order
                 self._apply(entry)
                 self._seen = entry.sequence
 
@@ -258,22 +210,25 @@ class PrivacyLedger:
         """Fold one entry."""
         if entry.kind == EntryKind.RESERVED:
             reserved = decode(entry.body, ChargeReserved, error=JournalError)
-            self._accounts.setdefault(reserved.charge.run, _Account(entry, reserved))
+            self._accounts.setdefault(reserved.charge.run, Account(entry, reserved, self._latest))
         elif entry.kind == EntryKind.BURNED:
             burned = decode(entry.body, AttemptBurned, error=JournalError)
             account = self._account(burned.run, entry)
             account.burned |= {burned.round}
+            account.last_active = self._latest
         elif entry.kind == EntryKind.SETTLED:
             settled = decode(entry.body, RunSettled, error=JournalError)
-            self._account(settled.run, entry).settled = True
+            account = self._account(settled.run, entry)
+            account.settled = True
+            account.last_active = self._latest
 
-    def _account(self, run: bytes, entry: JournalEntry) -> _Account:
+    def _account(self, run: bytes, entry: JournalEntry) -> Account:
         """The account that an entry belongs to."""
         if run not in self._accounts:
             raise JournalError("ledger-inconsistent", f"Entry {entry.sequence} belongs to a run never reserved.")
         return self._accounts[run]
 
-    def _of(self, dataset: str) -> list[_Account]:
+    def _of(self, dataset: str) -> list[Account]:
         """The accounts of one data set in order of reservation."""
         return [account for account in self._accounts.values() if account.charge.dataset == dataset]
 
@@ -285,39 +240,3 @@ def _same(existing: Reservation, charge: PlanCharge) -> Reservation:
     if existing.settled:
         raise ProtocolError("run-already-settled", "The run is settled; no further attempt can be made.")
     return existing
-
-
-def _events(accounts: list[_Account]) -> tuple[MechanismEvent, ...]:
-    """What counts as spent for these runs."""
-    counted = [(account.charge.event, account.counted_attempts) for account in accounts]
-    return tuple(event.times(attempts) for event, attempts in counted if attempts)
-
-
-def _closed(accounts: list[_Account]) -> bool:
-    """Whether a run that counts closed the lifetime budget; one that released nothing left it empty."""
-    return any(account.closes_lifetime and account.counted_attempts for account in accounts)
-
-
-def _exported(account: _Account) -> ExportedCharge:
-    """One run for the export."""
-    charge = account.charge
-    return ExportedCharge(
-        sequence=account.sequence,
-        time=account.time,
-        run=charge.run.hex(),
-        dataset=charge.dataset,
-        unit=charge.unit,
-        relation=charge.event.relation,
-        mechanism=charge.event.mechanism,
-        noise_multiplier=charge.event.noise_multiplier,
-        noise_shares=charge.event.noise_shares,
-        sample_rate=charge.event.sample_rate,
-        steps_per_attempt=charge.event.steps,
-        attempts_reserved=charge.attempts,
-        attempts_burned=len(account.burned),
-        settled=account.settled,
-        counted_steps=charge.event.steps * account.counted_attempts,
-        delta=charge.delta,
-        accountant=charge.accountant,
-        public_size=charge.public_size,
-    )

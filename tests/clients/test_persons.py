@@ -170,7 +170,9 @@ def test_a_binding_has_the_privacy_unit_of_its_policy(tmp_path: Path) -> None:
     office = found_office(
         tmp_path / "b",
         binding=lambda text: text.replace("[source]", person, 1),
-        policy=lambda text: text.replace('unit = "record"', 'unit = "person"', 1),
+        policy=lambda text: text.replace('unit = "record"', 'unit = "person"', 1).replace(
+            "[aggregation]", '[privacy.population]\nname = "callers"\nepsilon = 12.0\n\n[aggregation]', 1
+        ),
     )
     declaration = bind_data(office.config, now=NOW)
     assert (declaration.unit, declaration.units, declaration.rows_usable) == ("person", 96, 96)

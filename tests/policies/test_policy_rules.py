@@ -12,11 +12,12 @@ import pytest
 from policies import governance, limits
 from policies.facts import Approval, Facts
 from policies.findings import Finding
-from policies.policy import Policy
+from policies.policy import Policy, PopulationCap, PrivacyCaps
 from policies.rules import RULES, Rule, RuleEntry
 from shared.identity import IdentityKey
 from shared.parameters import ExtraSpec, Layout, TensorSpec
 from shared.plan import DatasetTerms
+from shared.privacy.accountant import ACCOUNTANT
 
 Change = Callable[..., Any]
 
@@ -44,6 +45,14 @@ DAY = dt.timedelta(days=1)
 FIRST, LAST = dt.date(2025, 1, 1), dt.date(2035, 12, 31)
 PLAN_FIRST, PLAN_LAST = dt.date(2026, 1, 1), dt.date(2026, 12, 31)
 TERMS = DatasetTerms(contract_hash="ab" * 32, public_size=2048)
+PER_PERSON = PrivacyCaps(
+    unit="person",
+    epsilon_per_run=3.0,
+    epsilon_lifetime=12.0,
+    delta=1e-4,
+    accountant=ACCOUNTANT,
+    population=PopulationCap(name="residents", epsilon=12.0),
+)
 
 CASES = [
     # R01
@@ -117,7 +126,7 @@ CASES = [
     Case(limits.privacy_terms_allowed, "facts.public_size", 10_001, False),
     Case(limits.privacy_terms_allowed, "facts.plan.privacy.unit", "person", False),
     Case(limits.privacy_terms_allowed, "facts.plan.privacy.accountant", "gdp", False),
-    Case(limits.privacy_terms_allowed, "policy.privacy.unit", "person", False),
+    Case(limits.privacy_terms_allowed, "policy.privacy", PER_PERSON, False),
     Case(limits.budget_holds, "facts.budget.epsilon_run", 1.0, True),
     Case(limits.budget_holds, "facts.budget.epsilon_run", above(1.0), False),
     Case(limits.budget_holds, "facts.budget.epsilon_run", math.nan, False),

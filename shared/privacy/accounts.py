@@ -1,0 +1,119 @@
+"""What the journal says of each run's charge: entry bodies, their fold, and what counts in which budget."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+
+from shared.codec import Record
+from shared.journal import JournalEntry
+from shared.privacy.accountant import MechanismEvent
+from shared.privacy.charges import Budgets, ExportedCharge, PlanCharge
+from shared.privacy.quotes import Spent
+
+
+class ChargeReserved(Record, frozen=True, kw_only=True):
+    """Body of ``charge-reserved``: the charge, the caps it was held against, and whether it closes the lifetime."""
+
+    charge: PlanCharge
+    budgets: Budgets
+    closes_lifetime: bool
+
+
+class AttemptBurned(Record, frozen=True, kw_only=True):
+    """Body of ``charge-burned``: this round's attempt counts, whatever happens next."""
+
+    run: bytes
+    round: int
+
+
+class RunSettled(Record, frozen=True, kw_only=True):
+    """Body of ``charge-settled``: the run ended cleanly and only its burned attempts count."""
+
+    run: bytes
+
+
+class Account:
+    """The fold of one run's entries; each step may be applied twice without harm.
+
+    Attributes:
+        sequence: position of the reservation in the journal, and ``time`` its time.
+        last_active: the latest time that any entry bore up to this run's newest one. A clock that was once ahead
+            makes a run look younger than it is, which only lets it count longer.
+    """
+
+    def __init__(self, entry: JournalEntry, reserved: ChargeReserved, latest: str) -> None:
+        self.sequence = entry.sequence
+        self.time = entry.time
+        self.last_active = latest
+        self.charge = reserved.charge
+        self.closes_lifetime = reserved.closes_lifetime
+        self.burned: frozenset[int] = frozenset()
+        self.settled = False
+
+    @property
+    def counted_attempts(self) -> int:
+        """Attempts that count as spent: all of them until the run is settled."""
+        return len(self.burned) if self.settled else self.charge.attempts
+
+    def in_window(self, days: int, now: dt.datetime) -> bool:
+        """Return whether this run counts in the ``days`` days before ``now``.
+
+        Guarantees:
+            A run that may still release counts always. Nothing stops counting because a clock went back.
+        """
+        return not self.settled or dt.datetime.fromisoformat(self.last_active) >= now - dt.timedelta(days=days)
+
+
+def events_of(accounts: Iterable[Account]) -> tuple[MechanismEvent, ...]:
+    """Return what counts as spent for these runs."""
+    counted = [(account.charge.event, account.counted_attempts) for account in accounts]
+    return tuple(event.times(attempts) for event, attempts in counted if attempts)
+
+
+def is_closed(accounts: Iterable[Account]) -> bool:
+    """Return whether a run that counts closed the lifetime budget; one that released nothing left it empty."""
+    return any(account.closes_lifetime and account.counted_attempts for account in accounts)
+
+
+def spent_by(
+    accounts: Sequence[Account], dataset: str, budgets: Budgets, now: dt.datetime, *, population: str
+) -> Spent:
+    """Return what of these accounts counts in the budgets of a data set and its population."""
+    mine = [account for account in accounts if account.charge.dataset == dataset]
+    days = budgets.window.days if budgets.window is not None else 0
+    return Spent(
+        dataset=events_of(mine),
+        window=events_of(account for account in mine if days and account.in_window(days, now)),
+        population=events_of(item for item in accounts if population and item.charge.population == population),
+        units=tuple(sorted({account.charge.unit for account in mine if account.counted_attempts})),
+        closed=is_closed(mine),
+    )
+
+
+def exported(account: Account) -> ExportedCharge:
+    """Return one run for the export."""
+    charge = account.charge
+    return ExportedCharge(
+        sequence=account.sequence,
+        time=account.time,
+        last_active=account.last_active,
+        run=charge.run.hex(),
+        dataset=charge.dataset,
+        unit=charge.unit,
+        population=charge.population,
+        relation=charge.event.relation,
+        mechanism=charge.event.mechanism,
+        noise_multiplier=charge.event.noise_multiplier,
+        noise_shares=charge.event.noise_shares,
+        sample_rate=charge.event.sample_rate,
+        steps_per_attempt=charge.event.steps,
+        attempts_reserved=charge.attempts,
+        attempts_burned=len(account.burned),
+        settled=account.settled,
+        closes_lifetime=account.closes_lifetime,
+        counted_steps=charge.event.steps * account.counted_attempts,
+        delta=charge.delta,
+        accountant=charge.accountant,
+        public_size=charge.public_size,
+    )
