@@ -123,24 +123,28 @@ def replace_one_epsilon(events: Sequence[MechanismEvent], delta: float) -> float
     return composed_epsilon(_composition(events, "replace-one"), delta) if events else 0.0
 
 
-def calibrate_noise(*, budget: PrivacyBudget, sample_rate: float, total_steps: int) -> float:
+def calibrate_noise(
+    *, budget: PrivacyBudget, sample_rate: float, total_steps: int, beside: Sequence[MechanismEvent] = ()
+) -> float:
     """Return the smallest noise multiplier, rounded up to 4 decimals, with which one fixed plan satisfies the budget.
 
     Args:
         budget: what all steps together must satisfy.
         sample_rate: Poisson sampling rate in (0, 1].
         total_steps: noisy steps of all rounds and spare attempts.
+        beside: everything else that the same budget has to hold.
 
     Raises:
         ConfigError: ``noise-unreachable`` when no multiplier up to 1000000 satisfies the budget.
 
     Guarantees:
-        ``epsilon`` of the returned multiplier is at most ``budget.epsilon``; one grid step less exceeds it,
-        unless that would be below 0.3, the least that a plan may name.
+        ``epsilon`` of the returned multiplier, with what stands beside it, is at most ``budget.epsilon``; one grid
+        step less exceeds it, unless that would be below 0.3, the least that a plan may name.
     """
 
     def cost(noise_multiplier: float) -> float:
-        return composed_epsilon(((Step(noise_multiplier, (sample_rate,)), total_steps),), budget.delta)
+        event = MechanismEvent(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=total_steps)
+        return epsilon([event, *beside], budget.delta)
 
     return _least_noise(cost, budget, sample_rate, total_steps)
 
@@ -197,13 +201,13 @@ def filter_epsilon(events: Sequence[MechanismEvent], delta: float) -> float:
     return min(cost + overhead / (order - 1) for order, cost in zip(ORDERS, spent, strict=True))
 
 
-def filter_admits(spent: Sequence[MechanismEvent], plan: MechanismEvent, budget: PrivacyBudget) -> bool:
+def filter_admits(spent: Sequence[MechanismEvent], plan: Sequence[MechanismEvent], budget: PrivacyBudget) -> bool:
     """Return whether some order has spent(a) + plan(a) <= epsilon - log(K / delta) / (a - 1) (privacy 5).
 
     Guarantees:
         However plans are chosen, all admitted ones together satisfy ``budget``.
     """
-    return filter_epsilon([*spent, plan], budget.delta) <= budget.epsilon
+    return filter_epsilon([*spent, *plan], budget.delta) <= budget.epsilon
 
 
 def _composition(events: Sequence[MechanismEvent], relation: Literal["add-remove", "replace-one"]) -> Composition:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from shared.codec import Record
 from shared.journal import JournalEntry
 from shared.privacy.accountant import MechanismEvent
-from shared.privacy.charges import Budgets, ExportedCharge, PlanCharge
+from shared.privacy.charges import Budgets, ExportedCharge, ExtraCharge, PlanCharge
 from shared.privacy.quotes import Spent
 
 
@@ -67,8 +67,7 @@ class Account:
 
 def events_of(accounts: Iterable[Account]) -> tuple[MechanismEvent, ...]:
     """Return what counts as spent for these runs."""
-    counted = [(account.charge.event, account.counted_attempts) for account in accounts]
-    return tuple(event.times(attempts) for event, attempts in counted if attempts)
+    return tuple(event for account in accounts for event in account.charge.events(account.counted_attempts))
 
 
 def is_closed(accounts: Iterable[Account]) -> bool:
@@ -113,6 +112,11 @@ def exported(account: Account) -> ExportedCharge:
         settled=account.settled,
         closes_lifetime=account.closes_lifetime,
         counted_steps=charge.event.steps * account.counted_attempts,
+        extras=tuple(
+            ExtraCharge(name=extra.name, event=extra.event.times(account.counted_attempts))
+            for extra in charge.extras
+            if account.counted_attempts
+        ),
         delta=charge.delta,
         accountant=charge.accountant,
         public_size=charge.public_size,

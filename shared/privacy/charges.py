@@ -7,8 +7,15 @@ from shared.privacy.accountant import MechanismEvent
 from shared.privacy.plan import PrivacyBudget, PrivacyUnit
 
 
+class ExtraCharge(Record, frozen=True, kw_only=True):
+    """One extra coordinate's own event, one attempt of it (protocol 4)."""
+
+    name: str
+    event: MechanismEvent
+
+
 class PlanCharge(Record, frozen=True, kw_only=True):
-    """What one run will do to one data set; ``event`` is one attempt of it.
+    """What one run will do to one data set; ``event`` is one attempt of its training, ``extras`` beside it.
 
     ``population`` names whom the persons of the data set belong to, across data sets; empty where records are charged.
     """
@@ -18,6 +25,7 @@ class PlanCharge(Record, frozen=True, kw_only=True):
     unit: PrivacyUnit = "record"
     population: str = ""
     event: MechanismEvent
+    extras: tuple[ExtraCharge, ...] = ()
     attempts: int
     delta: float
     accountant: str
@@ -29,10 +37,10 @@ class PlanCharge(Record, frozen=True, kw_only=True):
         if not 0 < self.delta < 1:
             raise ValueError("`delta` lies in (0, 1)")
 
-    @property
-    def whole(self) -> MechanismEvent:
-        """All attempts together."""
-        return self.event.times(self.attempts)
+    def events(self, attempts: int) -> tuple[MechanismEvent, ...]:
+        """Return everything that so many attempts run; no attempt, no event."""
+        once = (self.event, *(extra.event for extra in self.extras))
+        return tuple(event.times(attempts) for event in once) if attempts else ()
 
 
 class WindowBudget(Record, frozen=True, kw_only=True):
@@ -65,7 +73,8 @@ class Budgets(Record, frozen=True, kw_only=True):
 class ExportedCharge(Record, frozen=True, kw_only=True):
     """One run's mechanisms, enough to recompute every budget with dp-accounting.
 
-    ``counted_steps`` is what counts. A window counts a run that is not settled always, and a settled one until its
+    ``counted_steps`` is what counts of the training, ``extras`` hold what counts of each extra coordinate. A window
+    counts a run that is not settled always, and a settled one until its
     days have passed since ``last_active``.
     """
 
@@ -87,6 +96,7 @@ class ExportedCharge(Record, frozen=True, kw_only=True):
     settled: bool
     closes_lifetime: bool
     counted_steps: int
+    extras: tuple[ExtraCharge, ...]
     delta: float
     accountant: str
     public_size: int

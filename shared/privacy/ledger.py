@@ -24,7 +24,7 @@ from shared.privacy.accounts import (
     exported,
     spent_by,
 )
-from shared.privacy.charges import Budgets, ExportedCharge, PlanCharge, WindowBudget
+from shared.privacy.charges import Budgets, ExportedCharge, ExtraCharge, PlanCharge, WindowBudget
 from shared.privacy.quotes import BudgetLine, BudgetQuote, quote_charge
 from shared.privacy.status import BudgetStatus, status_of
 
@@ -36,6 +36,7 @@ __all__ = [
     "Budgets",
     "ChargeReserved",
     "ExportedCharge",
+    "ExtraCharge",
     "PlanCharge",
     "PrivacyLedger",
     "Reservation",

@@ -105,17 +105,17 @@ def quote_charge(charge: PlanCharge, budgets: Budgets, spent: Spent) -> BudgetQu
         budgets: the caps; a figure above one by the smallest representable amount is refused.
         spent: what counts already, without this run.
     """
-    whole, lifetime = charge.whole, budgets.lifetime
-    after = epsilon([*spent.dataset, whole], lifetime.delta)
+    whole, lifetime = charge.events(charge.attempts), budgets.lifetime
+    after = epsilon([*spent.dataset, *whole], lifetime.delta)
     lines = {line.budget: line for line in _own_lines(charge, budgets)}
-    lines |= {line.budget: line for line in shared_lines(budgets, spent, [whole], population=charge.population)}
+    lines |= {line.budget: line for line in shared_lines(budgets, spent, whole, population=charge.population)}
     filtered = lines["lifetime"].found
     # A plan fixed before anything was spent may use the budget by PLD alone, and then closes it.
     by_pld = not spent.dataset and filtered > lifetime.epsilon
     closes = by_pld and after <= lifetime.epsilon
     if by_pld:
         lines["lifetime"] = msgspec.structs.replace(lines["lifetime"], found=after, method="pld")
-    lone_after = lone_share_cost([*spent.dataset, whole], budgets, fixed=closes)
+    lone_after = lone_share_cost([*spent.dataset, *whole], budgets, fixed=closes)
     if budgets.lone_share is not None:
         lines["lone-share"] = _line("lone-share", "the data set, updates read alone", lone_after, budgets.lone_share)
     code, reason = next(_refusals(charge, budgets, spent, lines), ("", ""))
@@ -128,7 +128,7 @@ def quote_charge(charge: PlanCharge, budgets: Budgets, spent: Spent) -> BudgetQu
         epsilon_lifetime_after=after,
         filter_lifetime_after=filtered,
         cap_lifetime=lifetime.epsilon,
-        epsilon_lone_share=epsilon([whole.lone_share()], charge.delta),
+        epsilon_lone_share=epsilon([event.lone_share() for event in whole], charge.delta),
         lone_share_after=lone_after,
         cap_lone_share=None if budgets.lone_share is None else budgets.lone_share.epsilon,
         closes_lifetime=closes,
@@ -152,14 +152,14 @@ def lone_share_cost(events: Sequence[MechanismEvent], budgets: Budgets, *, fixed
 
 def _own_lines(charge: PlanCharge, budgets: Budgets) -> Iterator[BudgetLine]:
     """The budgets that this plan has for itself: one attempt, and the run."""
-    own: tuple[tuple[BudgetName, str, MechanismEvent, PrivacyBudget | None], ...] = (
-        ("round", "one attempt of a round", charge.event, budgets.round),
-        ("run", "the run, spare attempts included", charge.whole, budgets.run),
+    own: tuple[tuple[BudgetName, str, int, PrivacyBudget | None], ...] = (
+        ("round", "one attempt of a round", 1, budgets.round),
+        ("run", "the run, spare attempts included", charge.attempts, budgets.run),
     )
-    for name, scope, event, cap in own:
+    for name, scope, attempts, cap in own:
         if cap is not None:
             at_delta = PrivacyBudget(epsilon=cap.epsilon, delta=charge.delta)
-            yield _line(name, scope, epsilon([event], charge.delta), at_delta, method="pld")
+            yield _line(name, scope, epsilon(charge.events(attempts), charge.delta), at_delta, method="pld")
 
 
 def _line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -60,7 +61,7 @@ def status_of(
     spent = spent_by(accounts, dataset, budgets, now, population=population)
     counted, cap, delta = spent.dataset, budgets.lifetime.epsilon, budgets.lifetime.delta
     used = filter_epsilon(counted, delta)
-    burned = [item.charge.event.times(len(item.burned)) for item in mine if item.burned]
+    burned = [event for item in mine for event in item.charge.events(len(item.burned))]
     last = mine[-1].charge if mine else None
     after = None if last is None else quote_charge(last, budgets, spent)
     return BudgetStatus(
@@ -98,20 +99,22 @@ def least_noise(charge: PlanCharge, budgets: Budgets, spent: Spent) -> float | N
 
 
 def _demands(charge: PlanCharge, budgets: Budgets, spent: Spent) -> Iterator[float]:
-    """Yield the least noise multiplier for each budget by itself."""
-    rate, steps = charge.event.sample_rate, charge.whole.steps
+    """Yield the least noise multiplier for each budget by itself; extra coordinates keep the noise that they have."""
+    rate, attempts = charge.event.sample_rate, charge.attempts
+    steps = charge.event.steps * attempts
+    extras = charge.events(attempts)[1:]
     own = PrivacyBudget(epsilon=budgets.run.epsilon, delta=charge.delta)
-    yield calibrate_noise(budget=own, sample_rate=rate, total_steps=steps)
+    yield calibrate_noise(budget=own, sample_rate=rate, total_steps=steps, beside=extras)
     if budgets.round is not None:
         own = PrivacyBudget(epsilon=budgets.round.epsilon, delta=charge.delta)
-        yield calibrate_noise(budget=own, sample_rate=rate, total_steps=charge.event.steps)
+        yield calibrate_noise(budget=own, sample_rate=rate, total_steps=charge.event.steps, beside=charge.events(1)[1:])
     shared = [(spent.dataset, budgets.lifetime), (spent.population, budgets.population)]
     if budgets.window is not None:
         shared.append((spent.window, budgets.window.budget))
     for events, cap in shared:
         if cap is not None:
-            yield calibrate_within(spent=events, budget=cap, sample_rate=rate, total_steps=steps)
+            yield calibrate_within(spent=[*events, *extras], budget=cap, sample_rate=rate, total_steps=steps)
     if budgets.lone_share is not None:
-        lone = [event.lone_share() for event in spent.dataset]
+        lone = [event.lone_share() for event in (*spent.dataset, *extras)]
         least = calibrate_within(spent=lone, budget=budgets.lone_share, sample_rate=rate, total_steps=steps)
-        yield least * charge.event.noise_shares**0.5
+        yield least * math.sqrt(charge.event.noise_shares)

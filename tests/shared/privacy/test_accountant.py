@@ -211,8 +211,8 @@ def test_rdp_of_a_sampled_step_is_the_binomial_sum() -> None:
 def test_the_filter_admits_exactly_up_to_its_own_figure() -> None:
     spent, plan = [event(4.0, 0.05, 100)], event(3.0, 0.05, 100)
     figure = filter_epsilon([*spent, plan], 1e-5)
-    assert filter_admits(spent, plan, PrivacyBudget(epsilon=figure, delta=1e-5))
-    assert not filter_admits(spent, plan, PrivacyBudget(epsilon=math.nextafter(figure, 0), delta=1e-5))
+    assert filter_admits(spent, [plan], PrivacyBudget(epsilon=figure, delta=1e-5))
+    assert not filter_admits(spent, [plan], PrivacyBudget(epsilon=math.nextafter(figure, 0), delta=1e-5))
     assert any(
         a + b <= figure - math.log(filter_constant() / 1e-5) / (order - 1) + 1e-12
         for order, a, b in zip(ORDERS, rdp(spent[0]), rdp(plan), strict=True)
@@ -247,7 +247,7 @@ def test_p3_the_filter_never_admits_beyond_the_cap(plans: list[MechanismEvent], 
     budget = PrivacyBudget(epsilon=cap, delta=1e-5)
     spent: list[MechanismEvent] = []
     for plan in plans:
-        if filter_admits(spent, plan, budget):
+        if filter_admits(spent, [plan], budget):
             spent.append(plan)
     assert epsilon(spent, 1e-5) <= cap
     assert filter_epsilon(spent, 1e-5) <= cap
