@@ -31,6 +31,7 @@ from server.records import (
 )
 from server.results import RoundResult, RunObserver, RunResult, SilentObserver
 from shared.codec import Record, decode, encode, sha256
+from shared.crypto.stream import RING_DTYPE
 from shared.errors import ProtocolError, RoundAbortedError
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, open_signed, sign_record
 from shared.journal import EntryKind, Journal
@@ -50,6 +51,7 @@ from shared.messages import (
 )
 from shared.parameters import Vector, model_hash, vector_to_bytes
 from shared.plan import Plan
+from shared.secagg.ring import RingVector
 from shared.secagg.server import EpochCollector, RoundCollector
 from shared.secagg.terms import round_terms
 from shared.transport import Transport
@@ -96,10 +98,12 @@ class Coordinator:
     _epoch: _Epoch | None = None
     _optimizer: ServerOptimizer = field(init=False)
     _carrier: RoundTransport = field(init=False)
+    _accumulator: RingVector = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._run = self.plan.run_id()
         self._optimizer = ServerOptimizer.start(self.plan.server_optimizer, self.plan.layout.size)
+        self._accumulator = np.empty(self.plan.layout.total_size, dtype=RING_DTYPE)  # of all rounds, one at a time
 
     # --- a run ---------------------------------------------------------------------------------------------
 
@@ -275,7 +279,7 @@ class Coordinator:
             participants=epoch.members,
             model_hash=model_hash(model),
         )
-        return RoundCollector(terms, self.roster)
+        return RoundCollector(terms, self.roster, accumulator=self._accumulator)
 
     def _collect_updates(self, epoch: _Epoch, collector: RoundCollector, number: int, model: Vector) -> None:
         """Send the model, add each masked vector to the ring sum as it arrives."""

@@ -182,7 +182,7 @@ def test_a_secret_that_leaked_would_be_found(evidence: Evidence, spelling: int) 
 def test_the_clear_update_is_not_what_is_sent(evidence: Evidence) -> None:
     """The masked vector takes the update's memory; the reply must not point into what it was before."""
     updates = [item.answered for item in evidence.ear.heard if isinstance(decode_reply(item.reply), MaskedUpdate)]
-    starts = {bytes(update.vector[:64]) for update in updates if isinstance(update, MaskedUpdate)}
+    starts = {bytes(update.words[:64]) for update in updates if isinstance(update, MaskedUpdate)}
     assert starts
     assert not starts & evidence.watch.secrets["update"]
 

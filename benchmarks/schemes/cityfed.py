@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from schemes.least import client_floor, server_floor
+from schemes.least import chunks, client_floor, server_floor
 from schemes.measuring import BOUND, Memory, Meter, Row, timed
 
 from shared.codec import encode
@@ -20,7 +20,7 @@ from shared.parameters import model_hash
 from shared.plan import default_aggregation
 from shared.secagg import masking
 from shared.secagg.epoch import EpochContext, open_epoch
-from shared.secagg.ring import fraction_bits
+from shared.secagg.ring import RingSum, fraction_bits
 from shared.secagg.server import EpochCollector, RoundCollector
 from shared.secagg.terms import RoundTerms
 
@@ -115,6 +115,7 @@ class Costs:
     server: list[float] = field(default_factory=list)
     server_digest: list[float] = field(default_factory=list)
     server_floor: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
     client_bytes: int = 0
 
 
@@ -130,17 +131,21 @@ def play(city: City, memory: Memory, dropped: int, costs: Costs) -> NDArray[np.f
         if index < staying:
             received = decode_reply(sent)
             assert isinstance(received, MaskedUpdate)
-            lying = received.vector
+            lying = received.words
             with server:
                 collector.receive_update(name, received)
             hashing += MeteredHash.take()
-    unmasked = settle(collector, states, server, memory)
+    unmasked = settle(collector, states, server)
     costs.server.append(server.total - hashing)
     costs.server_digest.append(hashing)
     with (least := Meter()):
         server_floor(lying, staying, staying * (1 + dropped))
     costs.server_floor.append(least.total)
-    return unmasked
+    with (decoding := Meter()):
+        for part in chunks(memory.size):
+            memory.decoded[part] = unmasked[part]
+    costs.decode.append(decoding.total)
+    return memory.decoded
 
 
 def upload(city: City, index: int, *, terms: RoundTerms, memory: Memory, states: dict[str, Any], costs: Costs) -> bytes:
@@ -162,7 +167,7 @@ def upload(city: City, index: int, *, terms: RoundTerms, memory: Memory, states:
     return sent
 
 
-def settle(collector: RoundCollector, states: dict[str, Any], server: Meter, memory: Memory) -> NDArray[np.float64]:
+def settle(collector: RoundCollector, states: dict[str, Any], server: Meter) -> RingSum:
     """Confirm, reveal and unmask; the meter runs while the coordinator works."""
     with server:
         questions = collector.confirm_requests()
@@ -177,7 +182,7 @@ def settle(collector: RoundCollector, states: dict[str, Any], server: Meter, mem
         with server:
             collector.receive_reveal(name, reveal)
     with server:
-        return collector.unmask(out=memory.decoded)
+        return collector.unmask()
 
 
 def rows(city: City, memory: Memory, dropped: int) -> list[Row]:
@@ -200,6 +205,7 @@ def rows(city: City, memory: Memory, dropped: int) -> list[Row]:
         server_cpu_s=statistics.median(costs.server),
         digest_cpu_s=statistics.median(costs.client_digest) + timed(lambda: model_hash(memory.update), 3),
         server_digest_cpu_s=statistics.median(costs.server_digest),
+        decode_cpu_s=statistics.median(costs.decode),
         client_bytes=costs.client_bytes,
         max_error=memory.error(found, count - dropped),
     )

@@ -24,8 +24,9 @@ class Row:
     """One line of the table.
 
     ``client_cpu_s`` is one client's round keys, encoding, masks, shares and signature (median over clients);
-    ``server_cpu_s`` takes the uploads in and gets the sum out. Hashing stands apart, once per client (model and
-    vector) and once per upload on the server.
+    ``server_cpu_s`` takes the uploads in and gets the ring sum out. Hashing stands apart, once per client (model and
+    vector) and once per upload on the server, and so does ``decode_cpu_s``, the ring sum in double precision: the
+    coordinator decodes where it averages.
     """
 
     scheme: str
@@ -37,6 +38,7 @@ class Row:
     server_cpu_s: float
     digest_cpu_s: float = 0.0
     server_digest_cpu_s: float = 0.0
+    decode_cpu_s: float = 0.0
     client_bytes: int
     max_error: float | None = None
 

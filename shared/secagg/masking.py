@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shared.crypto.keys import context
 from shared.crypto.stream import CHUNK_WORDS, RING_DTYPE, KeyStream, Scratch
 from shared.parameters import Vector
-from shared.secagg.ring import RingVector, decode_into
+from shared.secagg.ring import RingVector
 
 _HASHED_WORDS = 16 * CHUNK_WORDS  # 4 MiB: few hand-overs between the threads, and still in a shared cache
 
@@ -33,19 +32,17 @@ def add_hashed(total: RingVector, upload: memoryview, *, first: bool) -> bytes:
 
     Args:
         total: shape (dimension,), dtype uint32.
-        upload: 4 * dimension bytes, little-endian; need not be aligned.
+        upload: 4 * dimension bytes, little-endian; faster where they are aligned.
         first: overwrite what ``total`` holds instead of adding to it.
     """
-    digest = vector_hash()
-    near = np.empty(CHUNK_WORDS, dtype=RING_DTYPE)
+    digest, words = vector_hash(), np.frombuffer(upload, dtype=RING_DTYPE)
     for part in _cuts(0, total.size, CHUNK_WORDS):
-        arrived = upload[4 * part.start : 4 * part.stop]
-        digest.update(arrived)  # which brings them into the cache
+        digest.update(upload[4 * part.start : 4 * part.stop])  # which brings them into the cache
+        chunk = total[part]
         if first:
-            total[part] = np.frombuffer(arrived, dtype=RING_DTYPE)
+            chunk[:] = words[part]
         else:
-            near.data.cast("B")[: len(arrived)] = arrived  # aligned, which adding needs to be fast
-            total[part] += near[: len(arrived) // 4]
+            chunk += words[part]
     return digest.digest()
 
 
@@ -90,23 +87,18 @@ def mask_into(
     return digest.digest()
 
 
-def unmask_into(
-    out: NDArray[np.float64], total: RingVector, plus: Sequence[bytes], minus: Sequence[bytes], *, bits: int
-) -> None:
-    """Add the streams of ``plus`` to ``total``, subtract those of ``minus`` and write the decoded sum into ``out``.
+def unmask_in_place(total: RingVector, plus: Sequence[bytes], minus: Sequence[bytes]) -> None:
+    """Add the streams of ``plus`` to ``total`` and subtract those of ``minus``.
 
     Args:
-        out: shape (dimension,), dtype float64.
         total: the sum of masked vectors, shape (dimension,), dtype uint32; afterwards it is the unmasked ring sum.
         plus: stream keys to add.
         minus: stream keys to subtract.
-        bits: fraction bits.
     """
     scratch = Scratch()
     added, taken = [KeyStream(key, scratch) for key in plus], [KeyStream(key, scratch) for key in minus]
     for part in _cuts(0, total.size, CHUNK_WORDS):
         _apply(total[part], added, taken)
-        decode_into(out[part], total[part], bits=bits)
 
 
 def _apply(chunk: RingVector, added: Sequence[KeyStream], taken: Sequence[KeyStream]) -> None:

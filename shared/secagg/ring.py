@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,14 +132,33 @@ def encode_vector(vector: Vector, *, bits: int, bound: float) -> RingVector:
     return out
 
 
-def decode_into(out: NDArray[np.float64], ring_sum: RingVector, *, bits: int) -> None:
-    """Decode the sum of encoded vectors into ``out``, both of shape (dimension,); exact."""
-    np.copyto(out, ring_sum.view("<i4"))
-    out *= 2.0**-bits
-
-
 def decode_sum(ring_sum: RingVector, *, bits: int) -> NDArray[np.float64]:
     """Decode the sum of encoded vectors, shape (dimension,), into float64 of the same shape; exact."""
-    decoded = np.empty(ring_sum.shape)
-    decode_into(decoded, ring_sum, bits=bits)
+    decoded = ring_sum.view("<i4").astype(np.float64)
+    decoded *= 2.0**-bits
     return decoded
+
+
+@dataclass(frozen=True, eq=False)
+class RingSum:
+    """A sum of encoded vectors without masks; a slice of it is its decoded value, in float64 and exact.
+
+    It stays in the ring until somebody reads it, for in float64 it would take twice the memory, and every use of it
+    goes over a slice at a time.
+
+    Attributes:
+        words: shape (dimension,), dtype uint32; the next round may overwrite them.
+        bits: fraction bits.
+    """
+
+    words: RingVector
+    bits: int
+
+    def __getitem__(self, part: slice) -> NDArray[np.float64]:
+        return decode_sum(self.words[part], bits=self.bits)
+
+    def __len__(self) -> int:
+        return self.words.size
+
+    def __repr__(self) -> str:
+        return f"RingSum({self.words.size} coordinates)"

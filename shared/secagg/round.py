@@ -138,7 +138,7 @@ class KeyedRound:
         )
         signed = sign_record(identity, RECEIPT_LABEL, receipt)
         held = HeldShares(incoming=keys.incoming, own=shares[view.department])
-        update = MaskedUpdate(sid=view.sid, vector=target.data.cast("B"), envelopes=envelopes, receipt=signed)
+        update = MaskedUpdate(sid=view.sid, words=target.data.cast("B"), envelopes=envelopes, receipt=signed)
         return MaskedRound(view, identity, signed, OneUse(held)), update
 
     def __repr__(self) -> str:

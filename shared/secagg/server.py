@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shared.crypto.stream import RING_DTYPE
 from shared.errors import ProtocolError, RoundAbortedError
@@ -25,14 +24,14 @@ from shared.messages import (
     SealRequest,
 )
 from shared.secagg.adverts import check_adverts, epoch_identifier, open_advert, open_seals
-from shared.secagg.masking import add_hashed, unmask_into
+from shared.secagg.masking import add_hashed, unmask_in_place
 from shared.secagg.receipts import (
     check_confirmation,
     check_envelope,
     check_pair_commitments,
     open_receipt,
 )
-from shared.secagg.ring import RingVector
+from shared.secagg.ring import RingSum, RingVector
 from shared.secagg.shamir import share_from_bytes
 from shared.secagg.terms import RoundTerms
 from shared.secagg.unmask import streams_to_remove
@@ -136,7 +135,8 @@ class RoundCollector:
         terms: what all participants must have agreed on.
         roster: the roster in force; it lists all participants.
         accumulator: memory for the ring sum that no live round uses, shape (dimension,), dtype uint32; what it
-            holds is overwritten. Fresh memory costs more than adding the uploads does, so rounds hand it on.
+            holds is overwritten, and in the end it holds the unmasked sum. Fresh memory costs more than adding the
+            uploads does, so rounds hand it on.
     """
 
     def __init__(self, terms: RoundTerms, roster: Roster, *, accumulator: RingVector | None = None) -> None:
@@ -186,7 +186,7 @@ class RoundCollector:
             raise ProtocolError("sid-mismatch", f"The update of {department} is for another round or other terms.")
         receipt = open_receipt(update.receipt, sender=department, terms=self.terms, roster=self._roster)
         self._check_content(receipt, update)
-        self._add(receipt, update.vector)
+        self._add(receipt, update.words)
         self._signed[department] = update.receipt
         self._receipts[department] = receipt
         self._envelopes[department] = update.envelopes
@@ -194,7 +194,7 @@ class RoundCollector:
     def _check_content(self, receipt: Receipt, update: MaskedUpdate) -> None:
         """Lengths and envelopes are what the receipt says."""
         sender, expected = receipt.department, 4 * self.terms.dimension
-        if len(update.vector) != expected:
+        if len(update.words) != expected:
             raise ProtocolError("vector-length", f"The vector of {sender} does not have {expected} bytes.")
         if set(update.envelopes) != set(self.terms.peers(sender)):
             raise ProtocolError("envelopes-incomplete", f"{sender} did not send one envelope for each of its peers.")
@@ -309,24 +309,18 @@ class RoundCollector:
             share_from_bytes(share)
         self._reveals[department] = reveal
 
-    def unmask(self, *, out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """Reconstruct the seeds from any t answers, remove their streams and decode the sum.
-
-        Args:
-            out: where the sum goes, shape (dimension,), dtype float64; without it, fresh memory.
+    def unmask(self) -> RingSum:
+        """Reconstruct the seeds from any t answers and remove their streams.
 
         Returns:
-            The sum over the survivors of their encoded vectors, shape (dimension,), dtype float64.
+            The sum over the survivors of their encoded vectors, in the memory of the accumulator.
 
         Raises:
             RuntimeError: the sum was unmasked already.
-            ValueError: for an ``out`` of another shape or dtype.
             RoundAbortedError: ``too-few-reveals``, ``shares-inconsistent``.
         """
         if self._unmasked:
             raise RuntimeError("this round was unmasked already")
-        if out is not None and (out.shape != (self.terms.dimension,) or out.dtype != np.float64):
-            raise ValueError(f"`out` is float64 of shape ({self.terms.dimension},)")
         if len(self._reveals) < self.terms.threshold:
             raise RoundAbortedError(
                 "too-few-reveals",
@@ -334,7 +328,5 @@ class RoundCollector:
             )
         plus, minus = streams_to_remove(self.terms, self._receipts, self._reveals)
         self._unmasked = True
-        decoded = np.empty(self.terms.dimension) if out is None else out
-        unmask_into(decoded, self._total, plus, minus, bits=self.terms.fraction_bits)
-        self._total = np.empty(0, dtype=RING_DTYPE)  # the accumulator is free for the next round
-        return decoded
+        unmask_in_place(self._total, plus, minus)
+        return RingSum(words=self._total, bits=self.terms.fraction_bits)

@@ -136,7 +136,7 @@ class Founded:
                 for name, item in participants.items()
             },
             vectors=tuple(
-                bytes(item.answered.vector)
+                bytes(item.answered.words)
                 for number in range(1, ROUNDS + 1)
                 for item in ear.updates(number)
                 if item.department == POLICE
@@ -156,7 +156,7 @@ def outside_the_vector(item: Exchange, city: City) -> object:
         kept = encode(
             Receipt(**{**fields(receipt), "vector_digest": bytes(32), "ledger_head": bytes(32)})  # type: ignore[arg-type]  # its own fields
         )
-        return (item.department, size, reply.sid, len(reply.vector), dict(reply.envelopes), kept)
+        return (item.department, size, reply.sid, len(reply.words), dict(reply.envelopes), kept)
     if isinstance(reply, CloseReply):
         receipt_of_head = open_signed(key, "head-receipt", reply.receipt, HeadReceipt)
         assert isinstance(item.asked, CloseRound)

@@ -232,7 +232,7 @@ def test_p5_a_finished_round_holds_every_survivors_receipt_and_countersignature(
 def test_p2_what_an_update_shows_is_not_what_was_trained(finished: tuple[City, Eavesdropper]) -> None:
     city, ear = finished
     for heard in ear.updates(1):
-        words = np.frombuffer(heard.answered.vector, dtype="<u4")
+        words = np.frombuffer(heard.answered.words, dtype="<u4")
         assert words.size == city.world.plan.layout.total_size
         # An unmasked update is small: all of its words lie near 0 or near 2^32.
         assert (np.minimum(words, np.uint32(0) - words) < 2**28).mean() < 0.3

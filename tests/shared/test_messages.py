@@ -31,7 +31,7 @@ from shared.plan import Plan
 SIGNED_BODIES = (KeyAdvert, SealSet, Receipt, ConfirmedSet, ClosedRound, HeadReceipt, Roster)
 MESSAGES = (*get_args(Request), *get_args(Reply), *SIGNED_BODIES, Signed, Plan)
 # As long as the plan's layout says, and no longer than a message: 1 GiB.
-BY_LAYOUT = {("UpdateRequest", "model"), ("MaskedUpdate", "vector")}
+BY_LAYOUT = {("UpdateRequest", "model"), ("MaskedUpdate", "words")}
 
 
 def unlimited(kind: inspect.Type) -> Iterator[str]:
@@ -131,7 +131,7 @@ def test_a_layout_is_no_longer_than_a_message() -> None:
 
 def test_a_vector_points_into_the_message() -> None:
     """Decoding an upload copies no 90 MB."""
-    fields = {"type": "MaskedUpdate", "sid": bytes(32), "vector": bytes(1000), "envelopes": {}, "receipt": SIGNED}
+    fields = {"type": "MaskedUpdate", "sid": bytes(32), "words": bytes(1000), "envelopes": {}, "receipt": SIGNED}
     update = decode_reply(msgspec.msgpack.encode(fields))
     assert isinstance(update, MaskedUpdate)
-    assert isinstance(update.vector, memoryview)
+    assert isinstance(update.words, memoryview)

@@ -73,7 +73,7 @@ def play(stored_seals: dict[str, dict[str, str]] | None = None) -> dict[str, Any
         "updates": {name: encode(update).hex() for name, update in updates.items()},
         "confirmations": {name: encode(reply).hex() for name, reply in confirmations.items()},
         "reveals": {name: encode(reply).hex() for name, reply in reveals.items()},
-        "sum": collector.unmask().tolist(),
+        "sum": collector.unmask()[:].tolist(),
     }
 
 

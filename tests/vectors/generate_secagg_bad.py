@@ -211,8 +211,8 @@ def _bad_contents() -> dict[str, tuple[bytes, str]]:
             "message-malformed",
         ),
         "update_bad_swapped_envelope": (encode(replace(UPDATE, envelopes=swapped)), "envelope-mismatch"),
-        "update_bad_vector": (encode(replace(UPDATE, vector=memoryview(bytes(20)))), "vector-digest-mismatch"),
-        "update_bad_vector_length": (encode(replace(UPDATE, vector=UPDATE.vector[:-4])), "vector-length"),
+        "update_bad_vector": (encode(replace(UPDATE, words=memoryview(bytes(20)))), "vector-digest-mismatch"),
+        "update_bad_vector_length": (encode(replace(UPDATE, words=UPDATE.words[:-4])), "vector-length"),
         "update_bad_receipt": (encode(replace(UPDATE, receipt=_update("transport").receipt)), "signature-invalid"),
         "reveal_bad_both_kinds": (
             encode(replace(REVEAL, self_shares=REVEAL.self_shares | {"police": bytes(32)})),

@@ -111,7 +111,8 @@ class GhostLinear:
             torch.linalg.vector_norm(rows.flatten(1), dim=1, dtype=torch.float64).square()
             for rows in (self.inputs, self.gradients)
         )
-        return (gradients * (inputs + (1 if _trained(self.layer.bias) else 0))).to(self.gradients.dtype)
+        squares: Tensor = gradients * (inputs + (1 if _trained(self.layer.bias) else 0))
+        return squares.to(self.gradients.dtype)
 
     def drop(self, unusable: Tensor) -> None:
         """See :class:`Part`."""

@@ -64,7 +64,7 @@ def test_an_independent_reading_of_the_frozen_messages_gives_the_sum(frozen: dic
     plain = np.zeros(5)
     for name, raw in frozen["updates"].items():
         update = msgspec.msgpack.decode(bytes.fromhex(raw), type=MaskedUpdate)
-        total += np.frombuffer(update.vector, dtype="<u4")
+        total += np.frombuffer(update.words, dtype="<u4")
         mine = {x: int.from_bytes(reveal.self_shares[name], "little") for x, reveal in reveals.items()}
         total -= stream(expand(lagrange(mine), b"cityfed/1/self-stream", sid, name.encode()), 5)
         pair = {x: int.from_bytes(reveal.pair_shares[name]["police"], "little") for x, reveal in reveals.items()}

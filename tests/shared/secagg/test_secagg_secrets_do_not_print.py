@@ -76,8 +76,8 @@ def test_no_helper_prints_a_secret() -> None:
 
 def test_a_masked_update_prints_no_vector(city_of: Any, story_of: Any) -> None:
     story = story_of(city_of(3, dimension=1000)).upload("parks")
-    assert repr(bytes(story.updates["parks"].vector))[2:-1] not in repr(story.updates["parks"])
-    assert isinstance(story.updates["parks"].vector, memoryview)
+    assert repr(bytes(story.updates["parks"].words))[2:-1] not in repr(story.updates["parks"])
+    assert isinstance(story.updates["parks"].words, memoryview)
 
 
 @pytest.mark.parametrize("attribute", ["vector", "_update", "x"])

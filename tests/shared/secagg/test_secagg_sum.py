@@ -46,7 +46,7 @@ def test_the_sum_is_exact_whoever_drops_at_upload_confirm_or_reveal(
     states = story.confirm(confirmed)
     revealing = some(confirmed if len(survivors) < count else survivors)
     story.reveal(states, revealing)
-    assert np.array_equal(story.collector.unmask(), plain_sum(story, survivors))
+    assert np.array_equal(story.collector.unmask()[:], plain_sum(story, survivors))
     assert story.collector.survivors == tuple(survivors)
 
 
@@ -59,12 +59,12 @@ def test_masks_cancel_at_every_chunk_and_segment_border(city_of: Any, story_of: 
         encode_vector(story.vectors[name], bits=story.terms.fraction_bits, bound=1.0).view("<i4").astype(np.int64)
         for name in city.names
     )
-    assert np.array_equal(story.collector.unmask(), total * 2.0**-story.terms.fraction_bits)
+    assert np.array_equal(story.collector.unmask()[:], total * 2.0**-story.terms.fraction_bits)
 
 
 def test_without_the_reveal_the_sum_of_all_uploads_is_still_masked(city_of: Any, story_of: Any) -> None:
     story = story_of(city_of(4, dimension=1000)).upload("environment", "health", "parks", "police")
-    total = sum(np.frombuffer(update.vector, dtype="<u4") for update in story.updates.values())
+    total = sum(np.frombuffer(update.words, dtype="<u4") for update in story.updates.values())
     decoded = decode_sum(np.asarray(total, dtype="<u4"), bits=story.terms.fraction_bits)
     assert np.abs(decoded - plain_sum(story, story.masked)).mean() > 0.1
 
@@ -73,7 +73,7 @@ def test_a_masked_vector_looks_uniform_even_for_a_constant_update(city_of: Any, 
     city = city_of(3, dimension=100_000)
     zeros = {name: np.zeros(100_000, dtype=np.float32) for name in city.names}
     story = story_of(city, vectors=zeros).upload("parks")
-    counts = np.bincount(np.frombuffer(story.updates["parks"].vector, dtype=np.uint8), minlength=256)
+    counts = np.bincount(np.frombuffer(story.updates["parks"].words, dtype=np.uint8), minlength=256)
     expected = counts.sum() / 256
     # Chi-squared with 255 degrees of freedom: above 400 with chance below 1e-8.
     assert ((counts - expected) ** 2 / expected).sum() < 400
@@ -85,7 +85,7 @@ def test_messages_survive_the_wire(city_of: Any, story_of: Any) -> None:
     arrived: Any = decode(encode(update), Reply)  # type: ignore[arg-type]  # a union is a type for msgspec
     story.collector.receive_update("parks", arrived)
     story.reveal(story.masked)
-    assert np.array_equal(story.collector.unmask(), plain_sum(story, story.city.names))
+    assert np.array_equal(story.collector.unmask()[:], plain_sum(story, story.city.names))
 
 
 def test_masking_in_place_erases_the_update_and_gives_the_same_sum(city_of: Any, story_of: Any) -> None:
@@ -98,11 +98,11 @@ def test_masking_in_place_erases_the_update_and_gives_the_same_sum(city_of: Any,
         ledger_head=bytes(32),
         out=vector.view(np.uint32),
     )
-    assert bytes(update.vector) == vector.tobytes()
+    assert bytes(update.words) == vector.tobytes()
     assert not np.array_equal(vector, story.vectors["parks"])
     story.collector.receive_update("parks", update)
     story.reveal(story.masked)
-    assert np.array_equal(story.collector.unmask(), plain_sum(story, story.city.names))
+    assert np.array_equal(story.collector.unmask()[:], plain_sum(story, story.city.names))
 
 
 def test_two_rounds_of_one_epoch_use_different_masks(city_of: Any) -> None:
@@ -113,7 +113,7 @@ def test_two_rounds_of_one_epoch_use_different_masks(city_of: Any) -> None:
     for number in (1, 2):
         terms = city.terms(states["health"].epoch_id, round_number=number)
         states["health"], keyed = states["health"].begin(terms)
-        seen.append(bytes(city.mask(keyed, "health", vector)[1].vector))
+        seen.append(bytes(city.mask(keyed, "health", vector)[1].words))
     assert seen[0] != seen[1]
 
 
@@ -153,7 +153,7 @@ def test_every_choice_of_threshold_reveals_gives_the_same_sum(city_of: Any, stor
     for chosen in itertools.islice(itertools.combinations(names, city.limits.threshold), 3):
         story = story_of(city).upload(*names)
         story.reveal(story.confirm(), chosen)
-        assert np.array_equal(story.collector.unmask(), plain_sum(story, names))
+        assert np.array_equal(story.collector.unmask()[:], plain_sum(story, names))
 
 
 def test_the_defaults_for_three_departments_need_everybody() -> None:
