@@ -60,6 +60,7 @@ def found_city(home: AuthorityHome, config: ServerConfig, *, now: dt.datetime) -
 
 def _make_keys(home: AuthorityHome, config: ServerConfig, *, now: dt.datetime) -> CityFile:
     """Write every file of a new city."""
+    make_private_folder(home.root)
     for folder in ("keys", "ca", "tls", "members", "plans", "models", "runs", "spool"):
         make_private_folder(home.root / folder)
     roster_key, plan_key, ca_key = IdentityKey.generate(), IdentityKey.generate(), TlsKey.generate()

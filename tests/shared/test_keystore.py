@@ -9,7 +9,7 @@ import pytest
 
 from shared.errors import CityFedError, ConfigError
 from shared.identity import IdentityKey
-from shared.keystore import load_identity, save_identity
+from shared.keystore import find_private, load_identity, read_private, save_identity
 
 
 @pytest.fixture
@@ -63,3 +63,40 @@ def test_no_error_repeats_a_byte_of_a_key(path: Path) -> None:
     with pytest.raises(CityFedError) as caught:
         load_identity(path)
     assert "secret" not in caught.value.diagnostics()
+
+
+# --- systemd credentials -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def credentials(tmp_path: Path) -> dict[str, str]:
+    folder = tmp_path / "credentials"
+    folder.mkdir(mode=0o700)
+    return {"CREDENTIALS_DIRECTORY": str(folder)}
+
+
+def test_a_credential_of_the_same_name_goes_before_the_file(path: Path, credentials: dict[str, str]) -> None:
+    save_identity(path, IdentityKey.generate())
+    credential = Path(credentials["CREDENTIALS_DIRECTORY"]) / path.name
+    assert find_private(path, credentials) == path
+    credential.write_bytes(b"the credential")
+    credential.chmod(0o440)  # the group bits are the mask of systemd's access list
+    assert find_private(path, credentials) == credential
+    assert read_private(path, credentials) == b"the credential"
+    assert read_private(path, {}) != b"the credential"
+
+
+def test_a_credential_that_everybody_can_read_is_not_used(path: Path, credentials: dict[str, str]) -> None:
+    credential = Path(credentials["CREDENTIALS_DIRECTORY"]) / path.name
+    credential.write_bytes(b"the credential")
+    credential.chmod(0o444)
+    with pytest.raises(ConfigError) as caught:
+        find_private(path, credentials)
+    assert caught.value.code == "key-file-open"
+
+
+def test_without_a_credential_the_file_counts(path: Path, credentials: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find_private(path, credentials)
+    assert caught.value.code == "key-file-missing"
+    assert str(path) in caught.value.message
