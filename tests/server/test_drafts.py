@@ -1,0 +1,288 @@
+"""The life of a plan at the authority: nothing is drafted from hearsay, signed in another's name, or published late."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from server.asks import PACKAGED, ModelChoice, PrivacyAsk
+from server.city import load_city
+from server.cli import main
+from server.drafts import SIMULATED_ONLY, PlanAsk, draft, load_ask, load_basis
+from server.home import AuthorityHome
+from server.plan_files import PlanState, list_plans, load_published, publish, published_plans, sign
+from server.release import read_model
+from server.roster import admit, remove
+from shared.certificates import TlsKey, make_signing_request
+from shared.city import SUMMARY_LABEL, DatasetSummary, EnrolmentRequest, sign_request
+from shared.codec import decode, dump_json, encode
+from shared.errors import CityFedError
+from shared.identity import IdentityKey, fingerprint, sign_record
+from shared.package import package_digest
+from shared.parameters import model_hash
+from shared.plan import LocalOptimizer, Plan, accept_plan
+from tests.command_line import Run, runner
+from tests.deployed_city import SMALL_ASK, found, now
+
+NAMES = ("environment", "health", "police", "transport")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    return runner(main, capsys, monkeypatch)
+
+
+class Town:
+    """A city whose members are keys only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = found(folder)
+        self.keys = {name: IdentityKey.generate() for name in NAMES}
+        for name in NAMES:
+            self.join(name)
+
+    def join(self, name: str) -> None:
+        key, city = self.keys.setdefault(name, IdentityKey.generate()), load_city(self.home)
+        request = EnrolmentRequest(
+            city=city.digest(),
+            department=name,
+            identity=key.public,
+            signing_request=make_signing_request(TlsKey.generate(), city=city.city, department=name),
+        )
+        admit(self.home, sign_request(key, request), fingerprint_typed=fingerprint(key.public), now=now())
+
+    def summary(self, name: str, *, signer: str = "", **changes: object) -> Path:
+        told = DatasetSummary(
+            city=load_city(self.home).digest(),
+            department=name,
+            dataset="reports",
+            contract_hash="ab" * 32,
+            public_size=100,
+            package_digest=package_digest(),
+        )
+        signed = sign_record(self.keys[signer or name], SUMMARY_LABEL, msgspec.structs.replace(told, **changes))
+        path = self.home.root.parent / f"{name}-summary.json"
+        path.write_bytes(dump_json(signed))
+        return path
+
+    def drafted(self, ask: PlanAsk = SMALL_ASK, *names: str, valid_days: int = 30) -> Plan:
+        files = [self.summary(name) for name in (names or NAMES)]
+        return draft(self.home, ask, files, now=now(), valid_days=valid_days)[0]
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Town:
+    return Town(tmp_path)
+
+
+def refusal(act: Callable[[], object]) -> str:
+    with pytest.raises(CityFedError) as caught:
+        act()
+    return caught.value.code
+
+
+def states(home: AuthorityHome) -> dict[str, PlanState]:
+    return {line.digest: line.state for line in list_plans(home)}
+
+
+# --- what is asked -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_packaged_scenario_is_a_plan_and_what_plays_a_city_is_left_out(name: str) -> None:
+    ask = load_ask(name)
+    assert (ask.name, ask.purpose) == (name, "emergency-triage")
+    assert ask.optimizer.learning_rate > 0
+
+
+def test_a_plan_of_ones_own_is_read_strictly(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    text = (
+        'name = "small"\npurpose = "emergency-triage"\nrounds = 2\nspare_attempts = 1\n'
+        '[model]\narchitecture = "hashed-words"\n'
+        "[privacy]\nepsilon = 2.0\ndelta = 1e-4\nsample_rate = 0.2\nsteps = 2\nmax_grad_norm = 1.0\n"
+        '[optimizer]\nkind = "sgd"\nlearning_rate = 2.0\n'
+    )
+    path.write_text(text)
+    assert load_ask(str(path)) == SMALL_ASK
+    for wrong in ("colour = 1\n" + text, text.replace("rounds = 2", "rounds = 2.5"), text.replace("epsilon", "eps")):
+        path.write_text(wrong)
+        assert refusal(lambda: load_ask(str(path))) == "toml-content"
+    path.write_text("name =")
+    assert refusal(lambda: load_ask(str(path))) == "toml-syntax"
+    path.write_bytes(b"\xff")
+    assert refusal(lambda: load_ask(str(path))) == "scenario-unreadable"
+    assert refusal(lambda: load_ask("nowhere")) == "scenario-missing"
+
+
+def test_every_key_that_is_left_out_belongs_to_the_simulation() -> None:
+    from simulation.scenario import Scenario
+
+    assert set(SIMULATED_ONLY) | set(PlanAsk.__struct_fields__) == set(Scenario.__struct_fields__)
+
+
+# --- drafts ------------------------------------------------------------------------------------------------
+
+
+def test_a_draft_holds_what_the_departments_told(town: Town) -> None:
+    town.summary("police")
+    files = [town.summary(name, public_size=100 + 10 * at) for at, name in enumerate(NAMES)]
+    plan, path = draft(town.home, SMALL_ASK, files, now=now(), valid_days=7)
+    assert {name: terms.public_size for name, terms in plan.datasets.items()} == {
+        name: 100 + 10 * at for at, name in enumerate(NAMES)
+    }
+    assert all(terms.contract_hash == "ab" * 32 for terms in plan.datasets.values())
+    assert plan.valid_until - plan.valid_from == dt.timedelta(days=7)
+    assert (plan.roster_size, plan.attempts, plan.package_digest) == (4, 3, package_digest())
+    assert decode(path.read_bytes(), Plan) == plan
+    model = read_model(town.home.model(plan.initial_model_sha256), plan.layout)
+    assert model_hash(model).hex() == plan.initial_model_sha256
+
+
+def test_the_same_plan_again_is_another_approval_and_so_another_run(town: Town) -> None:
+    first = town.drafted()
+    sign(town.home, first.digest().hex(), now=now())
+    second = town.drafted()
+    assert (first.approval, second.approval) == (1, 2)
+    assert first.run_id() != second.run_id()
+
+
+def test_hearsay_is_not_drafted_from(town: Town, tmp_path: Path) -> None:
+    good = [town.summary(name) for name in NAMES[:3]]
+
+    def code(file: Path) -> str:
+        return refusal(lambda: draft(town.home, SMALL_ASK, [*good, file], now=now(), valid_days=30))
+
+    assert code(town.summary("transport", signer="police")) == "signature-invalid"
+    assert code(town.summary("transport", city=b"c" * 32)) == "city-foreign"
+    assert code(town.summary("transport", package_digest="other")) == "package-foreign"
+    assert code(good[0]) == "summary-repeated"
+    assert code(tmp_path / "nowhere") == "file-missing"
+    assert code(town.home.config) == "json-content"
+    town.keys["parks"] = IdentityKey.generate()
+    assert code(town.summary("parks")) == "member-unknown"
+    assert states(town.home) == {}
+
+
+def test_too_few_departments_make_no_plan(town: Town) -> None:
+    assert refusal(lambda: town.drafted(SMALL_ASK, "police", "health")) == "cohort-too-small"
+    assert len(town.drafted(SMALL_ASK, "police", "health", "transport").cohort) == 3
+    for name in NAMES[:2]:
+        remove(town.home, name, now=now())
+    assert refusal(lambda: town.drafted(SMALL_ASK, *NAMES[2:])) == "cohort-too-small"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"rounds": 0}, "plan-impossible"),
+        ({"bound": -1.0}, "plan-impossible"),
+        ({"model": ModelChoice(architecture="minilm")}, "weights-missing"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_one_sentence(town: Town, change: dict[str, object], code: str) -> None:
+    assert refusal(lambda: town.drafted(msgspec.structs.replace(SMALL_ASK, **change))) == code
+
+
+@pytest.mark.parametrize("days", [0, 367])
+def test_a_plan_is_valid_for_a_while_and_not_for_ever(town: Town, days: int) -> None:
+    assert refusal(lambda: town.drafted(valid_days=days)) == "valid-days"
+
+
+def test_base_weights_lie_where_the_configuration_says(town: Town, tmp_path: Path) -> None:
+    (tmp_path / "authority" / "minilm").mkdir()
+    town.home.config.write_text(town.home.config.read_text().replace('weights = ""', 'weights = "minilm"'))
+    assert refusal(lambda: load_basis(town.home, ModelChoice())) == "weights-missing"
+    (tmp_path / "authority" / "minilm" / "model.safetensors").write_bytes(b"no weights")
+    assert refusal(lambda: load_basis(town.home, ModelChoice())) in {"base-weights-missing", "encoder-config"}
+
+
+# --- signed and published ----------------------------------------------------------------------------------
+
+
+def test_a_plan_goes_from_draft_to_signed_to_published(town: Town) -> None:
+    plan = town.drafted()
+    digest = plan.digest().hex()
+    assert states(town.home) == {digest: PlanState.DRAFT}
+    assert refusal(lambda: publish(town.home, digest, now=now())) == "plan-unknown"
+    sign(town.home, digest, now=now())
+    assert states(town.home) == {digest: PlanState.SIGNED}
+    assert published_plans(town.home) == {}
+    assert refusal(lambda: sign(town.home, digest, now=now())) == "plan-unknown"
+    publish(town.home, digest, now=now())
+    assert states(town.home) == {digest: PlanState.PUBLISHED}
+    signed, loaded = load_published(town.home, digest)
+    assert published_plans(town.home) == {digest: signed}
+    assert accept_plan(signed, load_city(town.home).plan_key) == loaded == plan
+
+
+@pytest.mark.parametrize("digest", ["", "ab" * 32, "../../keys/plan.key", "zz" * 32, "AB" * 31])
+def test_a_plan_that_is_not_there_is_one_sentence(town: Town, digest: str) -> None:
+    for act in (sign, publish):
+        assert refusal(lambda act=act: act(town.home, digest, now=now())) == "plan-unknown"
+
+
+def test_a_changed_plan_is_neither_signed_nor_published(town: Town) -> None:
+    plan = town.drafted()
+    digest = plan.digest().hex()
+    path = town.home.plan(PlanState.DRAFT, digest)
+    changed = encode(msgspec.structs.replace(plan, rounds=9))
+    original = path.read_bytes()
+    path.write_bytes(changed)
+    assert refusal(lambda: sign(town.home, digest, now=now())) == "plan-changed"
+    path.write_bytes(original)
+    sign(town.home, digest, now=now())
+    path = town.home.plan(PlanState.SIGNED, digest)
+    forged = sign_record(IdentityKey.generate(), "plan", plan)
+    path.write_bytes(encode(forged))
+    assert refusal(lambda: publish(town.home, digest, now=now())) == "signature-invalid"
+    assert states(town.home) == {digest: PlanState.SIGNED}
+
+
+def test_a_plan_for_yesterday_or_for_another_roster_goes_nowhere(town: Town) -> None:
+    digest = town.drafted().digest().hex()
+    late = now() + dt.timedelta(days=31)
+    assert refusal(lambda: sign(town.home, digest, now=late)) == "plan-expired"
+    sign(town.home, digest, now=now())
+    assert refusal(lambda: publish(town.home, digest, now=late)) == "plan-expired"
+    town.join("parks")
+    assert refusal(lambda: publish(town.home, digest, now=now())) == "roster-size"
+    assert states(town.home) == {digest: PlanState.SIGNED}
+
+
+# --- the command -------------------------------------------------------------------------------------------
+
+
+def test_the_commands_name_a_plan_by_its_digest(run: Run, town: Town, tmp_path: Path) -> None:
+    scenario, at = tmp_path / "small.toml", ("--home", town.home.root)
+    tree = msgspec.to_builtins(SMALL_ASK)
+    scenario.write_bytes(msgspec.toml.encode(tree))
+    files = [town.summary(name) for name in NAMES]
+    assert run("plan", "list", *at).out == "There is no plan.\n"
+    ended = run("plan", "draft", scenario, *files, *at)
+    assert ended.code == 0, ended.err
+    digest = ended.out.splitlines()[-1]
+    assert run("plan", "sign", digest, *at).code == 0
+    assert run("plan", "publish", digest, *at).code == 0
+    (line,) = json.loads(run("plan", "list", *at, "--json").out)
+    assert (line["digest"], line["state"], line["cohort"]) == (digest, "published", list(NAMES))
+    assert digest in run("plan", "list", *at).out
+    kinds = [json.loads(entry)["kind"] for entry in run("audit", "show", town.home.office_journal).out.splitlines()]
+    assert kinds[-2:] == ["plan-signed", "plan-published"]
+
+
+def test_privacy_that_no_noise_can_give_is_one_sentence(town: Town) -> None:
+    ask = msgspec.structs.replace(
+        SMALL_ASK,
+        rounds=1000,
+        privacy=PrivacyAsk(epsilon=1e-6, delta=1e-9, sample_rate=1.0, steps=1000, max_grad_norm=1.0),
+        optimizer=LocalOptimizer(kind="sgd", learning_rate=1.0),
+    )
+    with pytest.raises(CityFedError) as caught:
+        town.drafted(ask)
+    assert caught.value.exit_code == 2
