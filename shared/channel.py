@@ -31,7 +31,7 @@ ATTACHED = b""
 TICKET_KEY = "cityfed-ticket-bin"
 """Key of the gRPC metadata under which every call names its session."""
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 """Longest piece of a transfer; at most a few of them are in memory for each department."""
 
 MAX_FRAME_BYTES = CHUNK_BYTES + 1024
