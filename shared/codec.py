@@ -147,7 +147,7 @@ def canonical_json(value: object) -> bytes:
     return rfc8785.dumps(msgspec.to_builtins(value))
 
 
-def sha256(*parts: bytes) -> bytes:
+def sha256(*parts: Encoded) -> bytes:
     """Return SHA-256 over length-prefixed parts, so that no two different part lists collide by concatenation."""
     digest = hashlib.sha256()
     for part in parts:

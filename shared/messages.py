@@ -113,13 +113,16 @@ class SealRequest(Tagged, frozen=True, kw_only=True):
 
 
 class UpdateRequest(Tagged, frozen=True, kw_only=True):
-    """Train from this model; carries the sealed seeds on the first round of an epoch (E3, 3.1)."""
+    """Train from this model; carries the sealed seeds on the first round of an epoch (E3, 3.1).
+
+    The model is a ``memoryview``: encoding reads it where it lies, decoding points into the request.
+    """
 
     run: Hash
     epoch: Number
     round: Number
     participants: Names
-    model: bytes
+    model: memoryview
     seals: ByDepartment[Signed]
 
 

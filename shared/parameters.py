@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from shared.codec import Record, encode, sha256
+from shared.codec import Encoded, Record, encode, sha256
 from shared.errors import ModelError
 
 Vector = NDArray[np.float32]
@@ -124,12 +124,12 @@ class Layout(Record, frozen=True, kw_only=True):
         return sorted(tensor.name for tensor in self.tensors)
 
 
-def vector_to_bytes(vector: Vector) -> bytes:
-    """Return little-endian float32 bytes, the only form in which a model travels."""
-    return vector.astype("<f4", copy=False).tobytes()
+def vector_to_bytes(vector: Vector) -> memoryview:
+    """Return a view of a vector's little-endian float32 bytes, the only form in which a model travels."""
+    return np.ascontiguousarray(vector, dtype="<f4").view(np.uint8).data.toreadonly()
 
 
-def vector_from_bytes(data: bytes, layout: Layout) -> Vector:
+def vector_from_bytes(data: Encoded, layout: Layout) -> Vector:
     """Read a model vector strictly.
 
     Raises:

@@ -290,7 +290,7 @@ def _texts() -> dict[str, Decoder]:
     def toml(record: type[Any]) -> Callable[[bytes], object]:
         return lambda data: load_toml(data.decode(errors="replace"), record, where="the file")
 
-    scenario = (ROOT / "simulation" / "scenarios" / "emergency-triage.toml").read_bytes()
+    scenario = (ROOT / "server" / "scenarios" / "emergency-triage.toml").read_bytes()
     contract = (ROOT / "shared" / "contracts" / "health" / "report-1.0.0.odcs.yaml").read_bytes()
     return {
         "client.toml": Decoder(

@@ -21,6 +21,7 @@ from shared.codec import decode, encode
 from shared.crypto.stream import RING_DTYPE
 from shared.identity import DepartmentId, Signed
 from shared.messages import MaskedUpdate, UpdateRequest, decode_reply, decode_request
+from shared.parameters import vector_to_bytes
 from shared.secagg.masking import add_hashed
 from shared.secagg.ring import RingVector
 
@@ -72,9 +73,7 @@ def _files(authority: CertificateAuthority, name: str | None, *, now: dt.datetim
     return TlsFiles(key.pem(), certificate_pem(certificate), certificate_pem(authority.certificate))
 
 
-def _authority(
-    parent: Connection, tls: TlsFiles, members: dict[bytes, DepartmentId], size: int, rounds: int
-) -> None:
+def _authority(parent: Connection, tls: TlsFiles, members: dict[bytes, DepartmentId], size: int, rounds: int) -> None:
     """Be the authority's process: serve, measure, report."""
     channel = UpdateChannel(f"{HOST}:0", tls, member_of=members.get, members=len(members))
     ticket = channel.open_session(RUN, Limits(update_bytes=4 * size + SLACK_BYTES, other_bytes=SLACK_BYTES))
@@ -111,7 +110,8 @@ def _round(channel: UpdateChannel, model: np.ndarray, total: RingVector) -> None
 
 def _request(model: np.ndarray) -> bytes:
     """Encode the request of a round."""
-    return encode(UpdateRequest(run=RUN, epoch=1, round=1, participants=NAMES, model=model.tobytes(), seals={}))
+    vector = vector_to_bytes(model)
+    return encode(UpdateRequest(run=RUN, epoch=1, round=1, participants=NAMES, model=vector, seals={}))
 
 
 def _department(address: str, tls: TlsFiles, ticket: bytes, size: int) -> None:
@@ -131,7 +131,7 @@ def _answer(request: bytes) -> bytes:
     message = decode_request(request)
     if not isinstance(message, UpdateRequest):
         raise TypeError("only updates are asked for")
-    words = memoryview(message.model)
+    words = message.model
     digest = add_hashed(np.empty(len(words) // 4, dtype=RING_DTYPE), words, first=True)
     return encode(MaskedUpdate(sid=digest, vector=words, envelopes={}, receipt=NO_SIGNATURE))
 

@@ -107,7 +107,9 @@ def test_an_upload_is_late_exactly_below_the_slowest_rate(received: int, elapsed
 
 
 def test_only_an_update_may_be_as_long_as_the_model() -> None:
-    request = UpdateRequest(run=bytes(32), epoch=1, round=1, participants=("a",), model=bytes(4000), seals={})
+    request = UpdateRequest(
+        run=bytes(32), epoch=1, round=1, participants=("a",), model=memoryview(bytes(4000)), seals={}
+    )
     assert LIMITS.reply_bytes(encode(request)) == 1000
     for other in (b"", b"\xc1", b"\x80", encode(Start(number=1, length=1, digest=bytes(32)))):
         assert LIMITS.reply_bytes(other) == 100

@@ -23,7 +23,7 @@ REPLY = b"0123456789"
 
 
 def update(number: int) -> UpdateRequest:
-    return UpdateRequest(run=bytes(32), epoch=1, round=number, participants=("a", "b"), model=b"", seals={})
+    return UpdateRequest(run=bytes(32), epoch=1, round=number, participants=("a", "b"), model=memoryview(b""), seals={})
 
 
 def requests_of(number: int) -> dict[str, Request]:
