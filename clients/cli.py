@@ -10,12 +10,13 @@ import sys
 
 import msgspec
 
-from clients.commands import audit, config, data, enrol, plan, policy, roster
+from clients.commands import audit, config, data, enrol, plan, policy, roster, serve
 from clients.commands.options import ConfigArgument, JsonOption
 from shared.cli import new_app, print_json, print_lines, run_app
 
 app = new_app("A department's side: enrol, bind data, judge plans, see the budget, check the audit log, stop.")
 enrol.mount(app)
+serve.mount(app)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
 app.add_typer(plan.app, name="plan")

@@ -38,6 +38,7 @@ class ClientConfig(Record, frozen=True, kw_only=True):
         fleet: host and port of the authority's Flower gateway.
         channel: host and port of the authority's update channel.
         plans: folder of signed plans.
+        step_timeout_s: how long one request may take before the process that works on it is killed, in seconds.
     """
 
     department: str
@@ -60,6 +61,7 @@ class ClientConfig(Record, frozen=True, kw_only=True):
     fleet: str = ""
     channel: str = ""
     plans: str = "plans"
+    step_timeout_s: float = 3600.0
     performance: PerformanceFlags = PerformanceFlags()
 
     def __post_init__(self) -> None:

@@ -50,6 +50,11 @@ def client_app(participant_of: Callable[[Context], Answering]) -> ClientApp:
     return app
 
 
+def _nobody(_context: Context) -> Answering:
+    """Outside a node nobody answers."""
+    raise RuntimeError("only `cityfed-client node` answers")
+
+
 def _answer(participant_of: Callable[[Context], Answering], message: Message, context: Context) -> bytes:
     """Ask the Participant; whatever goes wrong around it is ``unavailable``."""
     try:
@@ -68,3 +73,7 @@ def _request(message: Message) -> bytes:
         if isinstance(value, bytes):
             return value
     raise ProtocolError("carrier-malformed", "The message of Flower holds anything but one encoded request.")
+
+
+app = client_app(_nobody)
+"""What the bundle refers to; the node answers with an app of its own, so that nothing else can."""

@@ -90,6 +90,22 @@ def read_plan_file(file: Path) -> Signed:
     return decode(read_file(file), Signed, max_bytes=2 * MAX_SIGNED_BYTES)
 
 
+def plan_of_run(config_path: Path, run: bytes) -> Plan:
+    """Return the plan of the folder from which a run's id follows; whether people approved it is judged later.
+
+    Raises:
+        ConfigError: ``plan-unknown``, or a configuration file is not in order.
+        ProtocolError: a file of the folder does not verify.
+    """
+    config = load_config(config_path)
+    key = load_trust(config).authority_key
+    for path in sorted((config_path.parent / config.plans).glob("*.plan")):
+        plan = accept_plan(read_plan_file(path), key)
+        if plan.run_id() == run:
+            return plan
+    raise ConfigError("plan-unknown", "No plan in the folder of plans is the one of this run.")
+
+
 def list_plans(config_path: Path, *, now: dt.datetime) -> tuple[PlanLine, ...]:
     """Judge every file in the folder of plans, without a verdict on the policy.
 

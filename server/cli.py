@@ -5,10 +5,11 @@ A group of commands is a file in :mod:`server.commands`; only what belongs to no
 
 from __future__ import annotations
 
-from server.commands import audit, city, plan
+from server.commands import audit, city, plan, serve
 from shared.cli import new_app, run_app
 
-app = new_app("The authority's side: found a city, admit departments, publish plans, check the audit log.")
+app = new_app("The authority's side: found a city, admit departments, publish and run plans, check the audit log.")
+serve.mount(app)
 app.add_typer(city.app, name="city")
 app.add_typer(plan.app, name="plan")
 app.add_typer(audit.app, name="audit")

@@ -20,6 +20,8 @@ class ServerConfig(Record, frozen=True, kw_only=True):
         fleet: host and port of the Flower gateway, as departments dial it.
         channel: host and port of the update channel, as departments dial it.
         weights: folder of the base weights, relative to this file; empty when no plan needs any.
+        step_timeout_s: how long one step of a round waits for the slowest department, in seconds.
+        attend_timeout_s: how long a step waits for a department that is not attached, in seconds.
     """
 
     city: str
@@ -28,12 +30,16 @@ class ServerConfig(Record, frozen=True, kw_only=True):
     fleet: str
     channel: str
     weights: str = ""
+    step_timeout_s: float = 3600.0
+    attend_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
         if not DEPARTMENT_NAME.fullmatch(self.city):
             raise ValueError("`city` is a lower-case name such as `metropolis`")
         if not self.hosts:
             raise ValueError("`hosts` names at least one host")
+        if not (self.step_timeout_s > 0 and self.attend_timeout_s > 0):
+            raise ValueError("`step_timeout_s` and `attend_timeout_s` are above 0")
         for address in (self.fleet, self.channel):
             split_address(address)
 

@@ -7,7 +7,7 @@ bytes go and whose they are taken for; the collectors check the signatures.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -67,29 +67,35 @@ class GridTransport:
     ) -> Iterator[tuple[DepartmentId, bytes]]:
         """Push, then pull for one message at a time, so that only one reply is in memory."""
         deadline = self.clock() + timeout_s
-        waiting = self._push(requests, timeout_s)
+        waiting = self.push(requests, ttl_s=timeout_s)
         while waiting:
             for message_id in tuple(waiting):
                 if message_id in waiting:
-                    for message in self.grid.pull_messages((message_id,)):
-                        yield from self._take(message, waiting)
-                        del message
+                    yield from self.pull((message_id,), waiting)
             left = deadline - self.clock()
             if not waiting or left <= 0:
                 break
             self.sleep(min(self.poll_s, left))
 
-    def _push(self, requests: Mapping[DepartmentId, bytes], timeout_s: float) -> dict[str, DepartmentId]:
-        """Send each request; return who is awaited under which message id."""
+    def push(self, requests: Mapping[DepartmentId, bytes], *, ttl_s: float) -> dict[str, DepartmentId]:
+        """Send each request, which Flower keeps for ``ttl_s`` seconds; return who is awaited under which message id."""
         waiting: dict[str, DepartmentId] = {}
         for name, request in requests.items():
             if name not in self.nodes:
                 continue
             content = RecordDict({CHANNEL: ConfigRecord({REQUEST: request})})
-            message = Message(content, self.nodes[name], MESSAGE_TYPE, ttl=timeout_s)
+            message = Message(content, self.nodes[name], MESSAGE_TYPE, ttl=ttl_s)
             # One at a time: of a batch Flower may return fewer ids than messages and not say whose are missing.
             waiting.update({message_id: name for message_id in self.grid.push_messages([message]) if message_id})
         return waiting
+
+    def pull(
+        self, message_ids: Collection[str], waiting: dict[str, DepartmentId]
+    ) -> Iterator[tuple[DepartmentId, bytes]]:
+        """Look once for replies to some messages; whoever is heard of leaves ``waiting``, an error yields nothing."""
+        for message in self.grid.pull_messages(message_ids):
+            yield from self._take(message, waiting)
+            del message
 
     def _take(self, message: Message, waiting: dict[str, DepartmentId]) -> Iterator[tuple[DepartmentId, bytes]]:
         """Match one reply to the department that was asked; the first one counts."""

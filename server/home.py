@@ -16,6 +16,7 @@
     ├── models/SHA256.safetensors   starting points that plans name
     ├── journal.sqlite              journal of the coordinator
     ├── runs/, spool/, flower/      made by `cityfed-server up`
+    └── service/                    status and logs of its processes
 """
 
 from __future__ import annotations
@@ -133,6 +134,11 @@ class AuthorityHome:
     def model(self, sha256: str) -> Path:
         """The starting point with this hash."""
         return self.models / f"{sha256}.safetensors"
+
+    @property
+    def service(self) -> Path:
+        """Folder with status and logs of the authority's processes."""
+        return self.root / "service"
 
     def member(self, department: str) -> Path:
         """Certificate of one member."""

@@ -34,7 +34,7 @@ class Members:
     Attributes:
         signed: the roster as it travels.
         by_certificate: department by :func:`shared.certificates.certificate_digest`: the allow-list.
-        node_keys: public key for Flower's node authentication by department, one line in OpenSSH's format.
+        node_keys: public key for Flower's node authentication by department, PEM.
     """
 
     roster: Roster

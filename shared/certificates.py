@@ -73,8 +73,8 @@ def public_bytes(key: ec.EllipticCurvePublicKey) -> bytes:
 
 
 def node_public_key(certificate: x509.Certificate) -> bytes:
-    """Return the key of a member's certificate in OpenSSH's one-line format: what Flower's SuperLink registers."""
-    return _p256(certificate.public_key()).public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    """Return the key of a member's certificate in PEM: what Flower's SuperLink registers."""
+    return _p256(certificate.public_key()).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def certified_key(certificate: x509.Certificate) -> bytes:

@@ -60,6 +60,10 @@ class DeployedCity:
         path = self.config(department)
         path.write_text(tomli_w.dumps({**msgspec.toml.decode(path.read_bytes()), **changes}))
 
+    def edit_authority(self, **changes: object) -> None:
+        path = self.authority.config
+        path.write_text(tomli_w.dumps({**msgspec.toml.decode(path.read_bytes()), **changes}))
+
 
 def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)

@@ -1,0 +1,56 @@
+"""``cityfed-client up`` and ``node``: they belong to no group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Event
+from typing import Annotated
+
+import typer
+
+from clients.commands.options import ConfigArgument
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands to the root."""
+    app.command()(up)
+    app.command(hidden=True)(node)
+    app.command(hidden=True)(worker)
+
+
+def up(config: ConfigArgument) -> None:
+    """Keep this department's processes running: Flower's SuperNode and the node; until Ctrl-C or SIGTERM."""
+    from clients.up import run_department
+    from shared.logs import log_json
+    from shared.supervise import stop_on_signals
+
+    log_json()
+    stopped = Event()
+    stop_on_signals(stopped)
+    run_department(config, stopped=stopped)
+
+
+def node(
+    config: ConfigArgument,
+    *,
+    runtime: Annotated[str, typer.Option("--runtime", help="The SuperNode's runtime interface.", metavar="HOST:PORT")],
+    secret: Annotated[Path, typer.Option("--secret", help="File with what the SuperNode asks for.", metavar="FILE")],
+) -> None:
+    """Answer the authority; `up` starts this."""
+    from clients.node import run_node
+    from shared.logs import log_json
+    from shared.supervise import stop_on_signals
+
+    log_json()
+    stopped = Event()
+    stop_on_signals(stopped)
+    run_node(config, runtime=runtime, secret=secret.read_bytes(), stopped=stopped)
+
+
+def worker(config: ConfigArgument, pipe: Annotated[int, typer.Argument(help="To the node.", metavar="NUMBER")]) -> None:
+    """Attend sessions; `node` starts this."""
+    from multiprocessing.connection import Connection
+
+    from clients.attendant import run_worker
+
+    run_worker(config, Connection(pipe))

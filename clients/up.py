@@ -1,0 +1,85 @@
+"""``cityfed-client up``: a department's processes, kept running: Flower's SuperNode and the node itself."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Event
+
+from clients.config import ClientConfig, load_config
+from shared.flower import environment
+from shared.keystore import find_private
+from shared.private_files import make_private_folder, replace_private_file
+from shared.supervise import Program, Supervisor
+
+LOOPBACK = "127.0.0.1"
+SERVICE = "service"
+"""Under the department's home: status, logs, and what Flower keeps."""
+
+
+def node_command(config_path: Path) -> tuple[str, ...]:
+    """Return what starts the node."""
+    return (sys.executable, "-m", "clients", "node", str(config_path))
+
+
+def run_department(config_path: Path, *, stopped: Event, node: Sequence[str] | None = None) -> None:
+    """Keep a department's processes running until told to stop.
+
+    A SuperNode that was killed is turned away for about a minute, until the authority has noticed that it is gone; it
+    is simply started again until it is let in.
+
+    Args:
+        config_path: this department's ``client.toml``.
+        stopped: ends everything when set.
+        node: command that starts the node; the shipped one if left out.
+
+    Raises:
+        ConfigError: as :func:`clients.config.load_config`.
+        SetupError: ``already-running``, ``home-not-writable``.
+    """
+    config_path = config_path.absolute()
+    config = load_config(config_path)
+    folder = config_path.parent / SERVICE
+    make_private_folder(folder / "flower")
+    secret = folder / "superexec.secret"
+    replace_private_file(secret, secrets.token_hex(32).encode())
+    runtime = f"{LOOPBACK}:{_free_port()}"
+    inherited = environment(os.environ, folder / "flower")
+    programs = (
+        Program(
+            name="supernode",
+            command=_supernode_command(config_path.parent, config, runtime, secret),
+            environment=inherited,
+        ),
+        Program(
+            name="node",
+            command=(*(node or node_command(config_path)), "--runtime", runtime, "--secret", str(secret)),
+            environment=inherited,
+        ),
+    )
+    Supervisor(folder=folder, programs=programs, clock=time.monotonic).run(stopped)
+
+
+def _supernode_command(home: Path, config: ClientConfig, runtime: str, secret: Path) -> tuple[str, ...]:
+    """Return what starts the SuperNode: it dials the authority's gateway and serves the node on loopback."""
+    host, _, port = runtime.rpartition(":")
+    return (
+        str(Path(sys.executable).parent / "flower-supernode"),
+        *("--isolation", "process", "--host", host, "--port", port),
+        *("--superlink", config.fleet, "--root-certificates", str(home / config.city_ca)),
+        *("--auth-supernode-private-key", str(find_private(home / config.node_key))),
+        *("--superexec-auth-secret-file", str(secret)),
+    )
+
+
+def _free_port() -> int:
+    """Return a port of loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,143 @@
+"""``cityfed-server up``, ``run``, ``status``, ``runs``, ``logs`` and ``stop``: they belong to no group."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+import time
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.commands.options import HomeOption, JsonOption
+from server.home import DEFAULT_HOME
+from shared.cli import console, print_json, print_lines, tell
+
+if TYPE_CHECKING:
+    from server.runs import RunStatus
+
+RunArgument = Annotated[str, typer.Argument(help="The run's id, or its first digits.", metavar="RUN")]
+STOP_PATIENCE_S = 30.0
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands to the root."""
+    for command in (up, run, status, runs, logs, stop):
+        app.command()(command)
+    app.command(hidden=True)(gateway)
+
+
+def up(*, home: HomeOption = Path(DEFAULT_HOME)) -> None:
+    """Keep the authority's processes running: SuperLink, SuperExec and gateway; until Ctrl-C or `stop`."""
+    from server.home import AuthorityHome
+    from server.up import run_authority
+    from shared.logs import log_json
+    from shared.supervise import stop_on_signals
+
+    log_json()
+    stopped = Event()
+    stop_on_signals(stopped)
+    run_authority(AuthorityHome(home), stopped=stopped)
+
+
+def gateway(*, home: HomeOption = Path(DEFAULT_HOME)) -> None:
+    """Serve Flower's only door; `up` starts this."""
+    from server.home import AuthorityHome
+    from server.up import run_gateway
+    from shared.logs import log_json
+
+    log_json()
+    run_gateway(AuthorityHome(home))
+
+
+def run(
+    plan: Annotated[str, typer.Argument(help="The published plan's digest, 64 hex digits.", metavar="DIGEST")],
+    *,
+    home: HomeOption = Path(DEFAULT_HOME),
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a published plan with the departments that approved it; a run without a model fails, whatever Flower says."""
+    from server.home import AuthorityHome
+    from server.runs import status_lines
+    from server.submit import submit_run, watch_run
+
+    authority = AuthorityHome(home)
+    folder = submit_run(authority, plan, now=dt.datetime.now(dt.UTC))
+    terminal = console()
+    tell(terminal, f"Run {folder.path.name} is submitted.")
+    if detach:
+        return
+
+    def say(status: RunStatus) -> None:
+        for line in status_lines(folder.path.name, status)[:1]:
+            tell(terminal, line)
+
+    finished = watch_run(authority, folder, tell=say, wait=time.sleep)
+    if as_json:
+        print_json(finished)
+    else:
+        print_lines(status_lines(folder.path.name, finished))
+
+
+def status(
+    run_id: Annotated[
+        str, typer.Argument(help="A run's id, or its first digits; default the newest.", metavar="RUN")
+    ] = "",
+    *,
+    home: HomeOption = Path(DEFAULT_HOME),
+    as_json: JsonOption = False,
+) -> None:
+    """Show the processes, and how a run stands: who is missing, and each department's last sign of life."""
+    from server.home import AuthorityHome
+    from server.overview import overview, overview_lines
+
+    view = overview(AuthorityHome(home), run_id)
+    if as_json:
+        print_json(view)
+    else:
+        print_lines(overview_lines(view))
+
+
+def runs(*, home: HomeOption = Path(DEFAULT_HOME), as_json: JsonOption = False) -> None:
+    """List every run, the newest first."""
+    from server.home import AuthorityHome
+    from server.runs import run_folders, status_lines
+
+    folders = list(run_folders(AuthorityHome(home)))
+    if as_json:
+        print_json({folder.path.name: folder.status() for folder in folders})
+    else:
+        print_lines([status_lines(folder.path.name, folder.status())[0] for folder in folders] or ["No runs yet."])
+
+
+def logs(run_id: RunArgument, *, home: HomeOption = Path(DEFAULT_HOME)) -> None:
+    """Print what the process of a run had to say, as lines of JSON."""
+    from server.home import AuthorityHome
+    from server.runs import run_folder
+
+    log = run_folder(AuthorityHome(home), run_id).log
+    if log.exists():
+        sys.stdout.write(log.read_text("utf-8"))
+
+
+def stop(
+    run_id: Annotated[str, typer.Argument(help="Stop this run only.", metavar="RUN")] = "",
+    *,
+    home: HomeOption = Path(DEFAULT_HOME),
+) -> None:
+    """Stop the authority's processes, or one run."""
+    from server.home import AuthorityHome
+    from server.submit import stop_run
+    from shared.supervise import stop_supervisor
+
+    authority = AuthorityHome(home)
+    if run_id:
+        stop_run(authority, run_id)
+        print_lines(["The run was told to stop."])
+    elif stop_supervisor(authority.service, patience_s=STOP_PATIENCE_S, wait=time.sleep):
+        print_lines(["Stopped."])
+    else:
+        print_lines(["Nothing was on."])

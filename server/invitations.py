@@ -1,0 +1,106 @@
+"""Calls the departments of a run to the update channel by way of Flower, and calls them back when they left early.
+
+For each department one message of Flower is under way as long as the session is open; its reply says that the
+department has left. A node that was started again, or was away when the run began, thus finds its way in.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import httpx
+
+from server.grid import GridTransport
+from shared.codec import decode
+from shared.errors import ProtocolError
+from shared.identity import DepartmentId
+from shared.session import Left
+
+_LOG = logging.getLogger(__name__)
+
+LONGEST_S = 7 * 24 * 3600.0
+"""How long Flower keeps an invitation, in seconds."""
+
+
+@dataclass
+class Invitations:
+    """Keeps one invitation under way for each department.
+
+    Attributes:
+        carrier: sends messages and looks for replies.
+        cohort: who is called.
+        invitation: the encoded invitation.
+        pause_s: time between a department's leaving and the next call, in seconds.
+        poll_s: time between two looks for replies while the session is open, in seconds.
+        farewell_s: how long to wait for the last replies, in seconds.
+        clock: monotonic time in seconds.
+        each_look: called after every look for replies.
+        left: what each department said when it left last.
+    """
+
+    carrier: GridTransport
+    cohort: Sequence[DepartmentId]
+    invitation: bytes
+    pause_s: float = 5.0
+    poll_s: float = 1.0
+    farewell_s: float = 10.0
+    clock: Callable[[], float] = time.monotonic
+    each_look: Callable[[], None] = lambda: None
+    left: dict[DepartmentId, str] = field(default_factory=dict)
+    _closed: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def open(self) -> None:
+        """Begin to call, beside the caller's thread."""
+        self._thread = threading.Thread(target=self._call, name="invitations", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Call nobody any more, and wait for the last replies."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join(self.farewell_s + 5.0)
+
+    def _call(self) -> None:
+        """Send, look, wait; until the session is closed and everybody has replied or the time is up."""
+        waiting: dict[str, DepartmentId] = {}
+        due = dict.fromkeys(self.cohort, 0.0)
+        deadline = 0.0
+        while True:
+            now = self.clock()
+            if not self._closed.is_set():
+                deadline = now + self.farewell_s
+            elif not waiting or now >= deadline:
+                return
+            try:
+                self._look(waiting, due, now)
+            except httpx.HTTPError as error:  # the SuperLink is away: the session goes on without it
+                _LOG.warning("Flower does not answer: %s", type(error).__name__)
+            self.each_look()
+            if self._closed.wait(self.poll_s):
+                self.carrier.sleep(self.carrier.poll_s)
+
+    def _look(self, waiting: dict[str, DepartmentId], due: dict[DepartmentId, float], now: float) -> None:
+        """Call whoever is due, take what came back."""
+        if not self._closed.is_set():
+            called = set(waiting.values())
+            calls = {name: self.invitation for name in due if name not in called and due[name] <= now}
+            waiting.update(self.carrier.push(calls, ttl_s=LONGEST_S))
+        before = set(waiting.values())
+        for name, reply in self.carrier.pull(tuple(waiting), waiting):
+            self.left[name] = _status(reply)
+            _LOG.info("%s has left the session: %s", name, self.left[name])
+        for name in before - set(waiting.values()):
+            due[name] = now + self.pause_s
+
+
+def _status(reply: bytes) -> str:
+    """Read why a department left."""
+    try:
+        return decode(reply, Left).status
+    except ProtocolError as error:
+        return error.code

@@ -1,0 +1,203 @@
+"""The folder of a run: what was submitted, how it stands, what came out.
+
+::
+
+    runs/RUN/                the run's id in hex
+    ├── run.json              what was submitted: plan, Flower's number, node ids
+    ├── status.json           how it stands; written again and again while it goes on
+    ├── log.jsonl             what the process of the run had to say
+    └── model.safetensors     the released model, only of a completed run
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+
+import msgspec
+
+from server.home import AuthorityHome
+from shared.codec import Record, dump_json, load_json
+from shared.errors import ConfigError
+from shared.identity import Signed
+from shared.private_files import make_private_folder, replace_private_file
+from shared.supervise import ProgramStatus, is_alive
+
+State = Literal["submitted", "running", "completed", "failed"]
+_FINISHED: Final = frozenset({"completed", "failed"})
+
+R = TypeVar("R", bound=Record)
+
+
+class Submitted(Record, frozen=True, kw_only=True):
+    """What was submitted.
+
+    Attributes:
+        plan: the signed plan.
+        nodes: Flower's node id per department of the cohort.
+        flower_run: Flower's number for the run; 0 while it does not know it yet.
+    """
+
+    plan: Signed
+    nodes: dict[str, int]
+    flower_run: int = 0
+
+
+class Missing(Record, frozen=True, kw_only=True):
+    """A department gave no usable answer in a step."""
+
+    round: int
+    step: str
+    status: str
+
+
+class Sign(Record, frozen=True, kw_only=True):
+    """What is known of a department's connection.
+
+    Attributes:
+        attached: it stands.
+        last_sign: when something last came from it, UTC; None if nothing ever did.
+        refused: reason code of the last thing that was refused to it, or nothing.
+        left: what it told Flower when it left the session last, or nothing.
+    """
+
+    attached: bool = False
+    last_sign: dt.datetime | None = None
+    refused: str = ""
+    left: str = ""
+
+
+class RunStatus(Record, frozen=True, kw_only=True):
+    """How a run stands.
+
+    Attributes:
+        process: the process of the run; by it a run is told apart whose process was killed.
+        round: attempt that goes on, or was the last.
+        rounds: finished ones.
+        missing: who gave no usable answer last, and where; a department that finished a later round is not in it.
+        signs: every department of the cohort.
+        code: reason of a failure.
+        message: the same in one sentence.
+    """
+
+    state: State
+    process: ProgramStatus
+    since: dt.datetime
+    phase: str = ""
+    round: int = 0
+    rounds: int = 0
+    missing: dict[str, Missing] = msgspec.field(default_factory=dict)
+    signs: dict[str, Sign] = msgspec.field(default_factory=dict)
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder."""
+
+    path: Path
+
+    @property
+    def log(self) -> Path:
+        """Lines of JSON."""
+        return self.path / "log.jsonl"
+
+    def submit(self, submitted: Submitted, *, process: ProgramStatus, now: dt.datetime) -> None:
+        """Write down what is submitted.
+
+        Args:
+            submitted: what is.
+            process: who answers for the run until it has a process of its own.
+            now: the present time, UTC.
+
+        Raises:
+            ConfigError: ``run-exists``: one approval, one run.
+        """
+        if self.path.exists():
+            raise ConfigError(
+                "run-exists", f"{self.path} exists: one approval, one run. Raise the plan's approval number."
+            )
+        make_private_folder(self.path)
+        self.write_submitted(submitted)
+        self.write(RunStatus(state="submitted", process=process, since=now))
+
+    def write_submitted(self, submitted: Submitted) -> None:
+        """Write what is submitted."""
+        replace_private_file(self.path / "run.json", dump_json(submitted))
+
+    def withdraw(self) -> None:
+        """Take back what was written down; the run did not begin."""
+        shutil.rmtree(self.path)
+
+    def submitted(self) -> Submitted:
+        """Read what was submitted.
+
+        Raises:
+            ConfigError: ``run-unknown``, ``json-content``.
+        """
+        return self._read("run.json", Submitted)
+
+    def write(self, status: RunStatus) -> None:
+        """Write down how the run stands."""
+        replace_private_file(self.path / "status.json", dump_json(status))
+
+    def status(self) -> RunStatus:
+        """Read how the run stands; one whose process is gone has failed.
+
+        Raises:
+            ConfigError: ``run-unknown``, ``json-content``.
+        """
+        status = self._read("status.json", RunStatus)
+        if status.state in _FINISHED or is_alive(status.process):
+            return status
+        return msgspec.structs.replace(
+            status, state="failed", code="run-interrupted", message="The process of the run ended before the run did."
+        )
+
+    def _read(self, name: str, record_type: type[R]) -> R:
+        """Read one file."""
+        path = self.path / name
+        try:
+            data = path.read_bytes()
+        except OSError as cause:
+            raise ConfigError("run-unknown", f"There is no run in {self.path}.") from cause
+        return load_json(data, record_type, where=str(path))
+
+
+def run_folder(home: AuthorityHome, run: str) -> RunFolder:
+    """Return the folder of a run; its first digits are enough if no other run has them.
+
+    Raises:
+        ConfigError: ``run-unknown``, ``run-ambiguous``.
+    """
+    found = [folder for folder in run_folders(home) if run and folder.path.name.startswith(run)]
+    if not found:
+        raise ConfigError("run-unknown", f"No run in {home.runs} begins with {run or 'nothing'}.")
+    if len(found) > 1:
+        raise ConfigError("run-ambiguous", f"{len(found)} runs in {home.runs} begin with {run}.")
+    return found[0]
+
+
+def run_folders(home: AuthorityHome) -> Iterator[RunFolder]:
+    """Yield every run's folder, the newest first."""
+    paths = [path for path in home.runs.glob("*") if (path / "run.json").exists()] if home.runs.exists() else []
+    for path in sorted(paths, key=lambda path: (path / "run.json").stat().st_mtime, reverse=True):
+        yield RunFolder(path)
+
+
+def status_lines(run: str, status: RunStatus) -> list[str]:
+    """Say how a run stands: one line for the run, one for each department that is missing or was heard of."""
+    reason = f" [{status.code}]" if status.code else ""
+    where = f", round {status.round} {status.phase}".rstrip() if status.state == "running" else ""
+    lines = [f"Run {run[:16]} {status.state}{reason}: {status.rounds} rounds finished{where}."]
+    for name, sign in sorted(status.signs.items()):
+        missing = status.missing.get(name)
+        lost = f"missing in step {missing.step} of round {missing.round} ({missing.status})" if missing else "in order"
+        heard = f"{sign.last_sign:%Y-%m-%d %H:%M:%S} UTC" if sign.last_sign else "never"
+        lines.append(f"  {name}: {lost}, last heard of on the update channel {heard}")
+    return lines

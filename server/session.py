@@ -1,0 +1,198 @@
+"""One run from beginning to end, in the process that Flower starts for it: the Coordinator over the update channel.
+
+Flower opens the run and closes it: it starts this process, carries one invitation to each department, and brings back
+that they have left. Everything between travels on the update channel.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from server.attendance import AttendedTransport
+from server.audit import OWNER
+from server.city import load_city, load_plan_key, load_server_tls
+from server.config import load_server, split_address
+from server.coordinator import Coordinator
+from server.grid import GridTransport
+from server.home import AuthorityHome
+from server.invitations import Invitations
+from server.release import MODEL_FILE, read_model, write_model
+from server.results import RoundResult
+from server.roster import load_members
+from server.runs import Missing, RunFolder, RunStatus, Sign
+from server.update_channel import UpdateChannel
+from shared.certificates import TlsFiles
+from shared.channel import limits_of
+from shared.codec import encode
+from shared.errors import CityFedError, RoundAbortedError
+from shared.identity import DepartmentId
+from shared.journal import Journal
+from shared.logs import log_json
+from shared.plan import accept_plan
+from shared.supervise import process_status
+
+_LOG = logging.getLogger(__name__)
+
+CarrierOf = Callable[[Mapping[DepartmentId, int]], GridTransport]
+"""Makes the carrier of invitations from Flower's node ids."""
+
+
+def conduct(home: AuthorityHome, run: str, carrier_of: CarrierOf) -> None:
+    """Conduct a run that was submitted; whatever ends it without a model is written down and raised.
+
+    Args:
+        home: the authority's home.
+        run: the run's id in hex.
+        carrier_of: how invitations travel.
+
+    Raises:
+        CityFedError: why the run failed.
+    """
+    folder = RunFolder(home.runs / run)
+    log_json(file=folder.log)
+    progress = Progress(folder)
+    try:
+        _conduct(home, folder, progress, carrier_of)
+    except CityFedError as error:
+        progress.fail(error.code, error.message)
+        raise
+    except BaseException as error:
+        progress.fail("run-interrupted", f"The run was ended by {type(error).__name__}.")
+        raise
+    progress.change(state="completed", phase="")
+
+
+def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier_of: CarrierOf) -> None:
+    """Open everything, run, close everything."""
+    config, submitted = load_server(home), folder.submitted()
+    plan = accept_plan(submitted.plan, load_city(home).plan_key)
+    initial = read_model(home.model(plan.initial_model_sha256), plan.layout)
+    members = load_members(home)
+    nodes = {DepartmentId(name): node for name, node in submitted.nodes.items()}
+    with Journal.open(home.journal, owner=OWNER) as journal:
+        channel = _open_channel(home, config.listen, config.channel, members=len(members.roster.members))
+        invitation = encode(channel.open_session(plan.run_id(), limits_of(plan)))
+        invitations = Invitations(
+            carrier_of(nodes), tuple(nodes), invitation, each_look=lambda: progress.see(channel, invitations)
+        )
+        coordinator = Coordinator(
+            plan=plan,
+            signed_plan=submitted.plan,
+            roster=members.roster,
+            signed_roster=members.signed,
+            authority=load_plan_key(home),
+            transport=AttendedTransport(channel, config.attend_timeout_s),
+            journal=journal,
+            clock=_now,
+            observer=progress,
+            step_timeout_s=config.step_timeout_s,
+        )
+        invitations.open()
+        try:
+            result = coordinator.run(initial)
+        finally:
+            channel.close_session()
+            invitations.close()
+            progress.see(channel, invitations)
+            channel.stop()
+    write_model(folder.path / MODEL_FILE, result.model, plan)
+
+
+def _open_channel(home: AuthorityHome, listen: str, dialled: str, *, members: int) -> UpdateChannel:
+    """Listen for departments; whose certificate counts is read from the home at every request."""
+    tls: TlsFiles = load_server_tls(home, now=_now())
+    host, port = f"[{listen}]" if ":" in listen else listen, split_address(dialled)[1]
+    return UpdateChannel(f"{host}:{port}", tls, member_of=LiveMembers(home).of, members=members, spool=home.spool)
+
+
+@dataclass
+class LiveMembers:
+    """Whose certificate counts, by the roster as it lies in the home now: whoever was removed is out at once."""
+
+    home: AuthorityHome
+    _seen: tuple[int, int] | None = None
+    _members: Mapping[bytes, DepartmentId] = field(default_factory=dict)
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def of(self, digest: bytes) -> DepartmentId | None:
+        """Return whose certificate has a digest; nobody's when the roster cannot be read."""
+        with self._guard:
+            try:
+                stat = self.home.roster.stat()
+                if self._seen != (stat.st_ino, stat.st_mtime_ns):
+                    self._members = load_members(self.home).by_certificate
+                    self._seen = (stat.st_ino, stat.st_mtime_ns)
+            except (OSError, CityFedError):
+                _LOG.exception("the roster cannot be read: nobody is admitted")
+                return None
+            return self._members.get(digest)
+
+
+class Progress:
+    """Hears what happens in a run and keeps its status file up to date; implements the Coordinator's observer."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._guard = threading.Lock()
+        self._status = RunStatus(state="running", process=process_status(os.getpid()), since=_now())
+        folder.write(self._status)
+
+    def change(self, **changes: object) -> None:
+        """Write the status again if anything in it is new."""
+        with self._guard:
+            changed = msgspec.structs.replace(self._status, **changes)
+            if changed != self._status:
+                self._status = changed
+                self._folder.write(changed)
+
+    def fail(self, code: str, message: str) -> None:
+        """The run is over without a model."""
+        _LOG.error("the run failed: %s", code)
+        self.change(state="failed", code=code, message=message)
+
+    def see(self, channel: UpdateChannel, invitations: Invitations) -> None:
+        """Write down who is there."""
+        known, left = channel.status(), dict(invitations.left)
+        signs = {
+            str(name): Sign(
+                attached=name in known and known[name].attached,
+                last_sign=known[name].last_sign if name in known else None,
+                refused=known[name].refused if name in known else "",
+                left=left.get(name, ""),
+            )
+            for name in invitations.cohort
+        }
+        self.change(signs=signs)
+
+    def phase(self, round_number: int, phase: str) -> None:
+        """A step of a round begins."""
+        _LOG.info("round %d: %s", round_number, phase)
+        self.change(round=round_number, phase=phase)
+
+    def missing(self, round_number: int, step: str, department: str, status: str) -> None:
+        """A department gave no usable answer."""
+        _LOG.warning("round %d: %s is missing in step %s: %s", round_number, department, step, status)
+        missing = Missing(round=round_number, step=step, status=status)
+        self.change(missing=self._status.missing | {department: missing})
+
+    def closed(self, result: RoundResult) -> None:
+        """A round is finished."""
+        _LOG.info("round %d is closed with %s", result.round, ", ".join(result.survivors))
+        still = {name: item for name, item in self._status.missing.items() if name not in result.survivors}
+        self.change(rounds=self._status.rounds + 1, missing=still)
+
+    def failed(self, round_number: int, error: RoundAbortedError) -> None:
+        """A round ended without a sum."""
+        _LOG.warning("round %d was aborted: %s", round_number, error.code)
+
+
+def _now() -> dt.datetime:
+    """Return the present time, UTC."""
+    return dt.datetime.now(dt.UTC)

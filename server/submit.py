@@ -1,0 +1,117 @@
+"""Submit a run, watch it, stop it: what `cityfed-server run` does beside the process of the run."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import signal
+from collections.abc import Callable
+
+import msgspec
+
+from server.home import AuthorityHome
+from server.plan_files import load_published
+from server.release import read_model
+from server.roster import load_members
+from server.runs import RunFolder, RunStatus, Submitted, run_folder, run_folders
+from server.superlink import open_control
+from server.up import find_superlink
+from shared.errors import ConfigError, RoundAbortedError, SetupError
+from shared.plan import Plan
+from shared.supervise import ProgramStatus, read_status
+
+_LOOK_S = 0.5
+
+
+def submit_run(home: AuthorityHome, digest: str, *, now: dt.datetime) -> RunFolder:
+    """Submit the run of a published plan to the SuperLink.
+
+    Args:
+        home: the authority's home, whose processes are on.
+        digest: of the plan, in hex.
+        now: the present time, UTC.
+
+    Raises:
+        ConfigError: ``plan-unknown``, ``plan-dates``, ``cohort-not-admitted``, ``run-active``, ``run-exists``.
+        ProtocolError: ``message-malformed``, ``signature-invalid``, ``plan-changed``.
+        ModelError: the starting point that the plan names is not in the home.
+        SetupError: ``authority-off``, ``superlink-unreachable``, ``superlink-refused``.
+    """
+    signed, plan = load_published(home, digest)
+    _check(home, plan, now)
+    members, service = load_members(home), read_status(home.service)
+    with open_control(find_superlink(home)) as control:
+        nodes = control.enrol(members.node_keys)
+        folder = RunFolder(home.runs / plan.run_id().hex())
+        submitted = Submitted(plan=signed, nodes={name: nodes[name] for name in nodes if name in plan.cohort})
+        folder.submit(submitted, process=service.supervisor if service else ProgramStatus(), now=now)
+        try:
+            flower_run = control.start(folder.path.name)
+        except SetupError:
+            folder.withdraw()
+            raise
+        folder.write_submitted(msgspec.structs.replace(submitted, flower_run=flower_run))
+    return folder
+
+
+def stop_run(home: AuthorityHome, run: str) -> None:
+    """Tell the process of a run to stop; the run has failed then.
+
+    Raises:
+        ConfigError: ``run-unknown``, ``run-ambiguous``, ``run-over``.
+    """
+    folder = run_folder(home, run)
+    status = folder.status()
+    if status.state != "running":
+        raise ConfigError("run-over", f"Run {folder.path.name} does not go on: it is {status.state}.")
+    os.kill(status.process.pid, signal.SIGTERM)
+
+
+def _check(home: AuthorityHome, plan: Plan, now: dt.datetime) -> None:
+    """Refuse what every department would refuse, before anybody is called."""
+    if not plan.valid_from <= now.date() <= plan.valid_until:
+        raise ConfigError("plan-dates", f"The plan is valid from {plan.valid_from} to {plan.valid_until}.")
+    strangers = set(plan.cohort) - set(load_members(home).roster.members)
+    if strangers:
+        raise ConfigError("cohort-not-admitted", f"Not on the roster: {', '.join(sorted(strangers))}.")
+    active = [folder.path.name for folder in run_folders(home) if folder.status().state in {"submitted", "running"}]
+    if active:
+        raise ConfigError("run-active", f"Run {active[0]} goes on; runs follow one another.")
+    read_model(home.model(plan.initial_model_sha256), plan.layout)
+
+
+def watch_run(
+    home: AuthorityHome, folder: RunFolder, *, tell: Callable[[RunStatus], None], wait: Callable[[float], object]
+) -> RunStatus:
+    """Wait for the end of a run.
+
+    Args:
+        home: the authority's home.
+        folder: the run's.
+        tell: hears of each change.
+        wait: sleeps for some seconds.
+
+    Raises:
+        RoundAbortedError: the run failed, for the reason that its process gave.
+    """
+    seen: RunStatus | None = None
+    while True:
+        status = folder.status()
+        if status != seen:
+            tell(status)
+            seen = status
+        if status.state == "failed":
+            raise RoundAbortedError(status.code, status.message)
+        if status.state == "completed":
+            return status
+        if status.state == "submitted":
+            _require_started(home, folder)
+        wait(_LOOK_S)
+
+
+def _require_started(home: AuthorityHome, folder: RunFolder) -> None:
+    """Notice that Flower gave a run up before its process wrote a word."""
+    with open_control(find_superlink(home)) as control:
+        run = control.run(folder.submitted().flower_run)
+    if run.status == "finished" and folder.status().state == "submitted":
+        raise RoundAbortedError("run-not-started", f"Flower could not start the run: see {home.service / 'log'}.")

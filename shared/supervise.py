@@ -1,0 +1,273 @@
+"""One supervisor for both sides: starts a role's processes, starts them again when they end, stops them all.
+
+It writes one file that says how each process fares. A process gets a session of its own, so that Ctrl-C reaches the
+supervisor only and everything that a process started ends with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from shared.codec import Record, load_json
+from shared.errors import SetupError
+from shared.private_files import make_private_folder, replace_private_file
+
+STATUS_FILE = "status.json"
+_LOCK_FILE = "lock"
+_TICK_S = 0.2
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_STEADY_S = 60.0
+_GRACE_S = 10.0
+_MAX_LOG_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """One process of a role.
+
+    Attributes:
+        name: for the log file and the status.
+        command: full path of the executable and its arguments.
+        environment: the whole environment.
+        due: whether what it needs is there, asked before each start.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    due: Callable[[], bool] = lambda: True
+
+
+class ProgramStatus(Record, frozen=True, kw_only=True):
+    """How one process fares.
+
+    Attributes:
+        pid: process id; 0 while it does not run.
+        started: kernel's start time of the process, by which a reused id is told apart.
+        starts: how often it was started by this supervisor.
+        last_exit: exit status of the last one that ended, negative for a signal; None before.
+    """
+
+    pid: int = 0
+    started: str = ""
+    starts: int = 0
+    last_exit: int | None = None
+
+
+class Status(Record, frozen=True, kw_only=True):
+    """What a supervisor wrote down last."""
+
+    supervisor: ProgramStatus
+    programs: dict[str, ProgramStatus]
+
+
+@dataclass
+class _Child:
+    """A program and its present process."""
+
+    program: Program
+    process: subprocess.Popen[bytes] | None = None
+    status: ProgramStatus = field(default_factory=ProgramStatus)
+    failures: int = 0
+    not_before: float = 0.0
+    since: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervisor:
+    """Runs programs until told to stop.
+
+    Attributes:
+        folder: private folder for the status file and, in ``log/``, the output of each program.
+        programs: in the order in which they start; they stop in the opposite one.
+        clock: monotonic time in seconds.
+        prepare: called before the first start, when it is sure that no other supervisor is on.
+        each_tick: called a few times a second between looks at the processes; must not raise.
+    """
+
+    folder: Path
+    programs: Sequence[Program]
+    clock: Callable[[], float]
+    prepare: Callable[[], None] = lambda: None
+    each_tick: Callable[[], None] = lambda: None
+
+    def run(self, stopped: threading.Event) -> None:
+        """Start everything and keep it running; returns when stopped and every process has ended.
+
+        Raises:
+            SetupError: ``already-running``, ``home-not-writable``.
+        """
+        make_private_folder(self.folder / "log")
+        with _alone(self.folder):
+            _end_orphans(self.folder)
+            self.prepare()
+            children = [_Child(program) for program in self.programs]
+            try:
+                while not stopped.is_set():
+                    if [child for child in children if self._look_after(child)]:
+                        self._write(children)
+                    self.each_tick()
+                    stopped.wait(_TICK_S)
+            finally:
+                self._stop(children)
+
+    def _look_after(self, child: _Child) -> bool:
+        """Notice an end, start what is due; return whether anything changed."""
+        now = self.clock()
+        if child.process is not None:
+            code = child.process.poll()
+            if code is None:
+                return False
+            _end_group(child.process.pid, signal.SIGKILL)  # whatever it left behind
+            child.failures = 1 if now - child.since > _STEADY_S else child.failures + 1
+            child.not_before = now + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (child.failures - 1))
+            child.process = None
+            child.status = msgspec.structs.replace(child.status, pid=0, started="", last_exit=code)
+            return True
+        if now < child.not_before or not child.program.due():
+            return False
+        child.process, child.since = self._start(child.program), now
+        pid = child.process.pid
+        child.status = msgspec.structs.replace(
+            child.status, pid=pid, started=_started(pid), starts=child.status.starts + 1
+        )
+        return True
+
+    def _start(self, program: Program) -> subprocess.Popen[bytes]:
+        """Start one process: its own session, files for this account only, output to its log."""
+        log = self.folder / "log" / f"{program.name}.log"
+        if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
+            log.replace(log.with_suffix(".log.1"))
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "ab") as output:
+            return subprocess.Popen(
+                program.command,
+                env=dict(program.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                umask=0o077,
+            )
+
+    def _write(self, children: Sequence[_Child]) -> None:
+        """Put the status file in place."""
+        status = Status(
+            supervisor=process_status(os.getpid()), programs={child.program.name: child.status for child in children}
+        )
+        replace_private_file(self.folder / STATUS_FILE, msgspec.json.encode(status))
+
+    def _stop(self, children: Sequence[_Child]) -> None:
+        """End every process, first with a request, then without one."""
+        alive = [child.process for child in reversed(children) if child.process is not None]
+        for process in alive:
+            _end_group(process.pid, signal.SIGTERM)
+        deadline = self.clock() + _GRACE_S
+        for process in alive:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - self.clock()))
+            _end_group(process.pid, signal.SIGKILL)
+            process.wait()
+        with contextlib.suppress(OSError):
+            (self.folder / STATUS_FILE).unlink()
+
+
+def read_status(folder: Path) -> Status | None:
+    """Return what the supervisor of a folder wrote down; None when none is on.
+
+    Raises:
+        ConfigError: ``json-too-large``, ``json-content``.
+    """
+    try:
+        content = (folder / STATUS_FILE).read_bytes()
+    except OSError:
+        return None
+    status = load_json(content, Status, where=str(folder / STATUS_FILE))
+    return status if is_alive(status.supervisor) else None
+
+
+def process_status(pid: int) -> ProgramStatus:
+    """Return by what a process is known again."""
+    return ProgramStatus(pid=pid, started=_started(pid), starts=1)
+
+
+def is_alive(program: ProgramStatus) -> bool:
+    """Return whether a process runs that is the one written down."""
+    return program.pid > 0 and _started(program.pid) == program.started != ""
+
+
+def stop_supervisor(folder: Path, *, patience_s: float, wait: Callable[[float], object]) -> bool:
+    """Ask the supervisor of a folder to stop and wait until it did; return whether there was one.
+
+    Args:
+        folder: as given to :class:`Supervisor`.
+        patience_s: how long to wait, in seconds.
+        wait: sleeps for some seconds.
+
+    Raises:
+        SetupError: ``stop-timeout``.
+    """
+    status = read_status(folder)
+    if status is None:
+        return False
+    os.kill(status.supervisor.pid, signal.SIGTERM)
+    for _ in range(int(patience_s / _TICK_S)):
+        if not is_alive(status.supervisor):
+            return True
+        wait(_TICK_S)
+    raise SetupError("stop-timeout", f"The processes of {folder} did not end within {patience_s:g} s.")
+
+
+def stop_on_signals(stopped: threading.Event) -> None:
+    """Let SIGTERM and Ctrl-C set an event instead of ending this process; for the main thread."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stopped.set())
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; it ends with this process."""
+    descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as cause:
+        raise SetupError("already-running", f"The processes of {folder} are already on.") from cause
+    else:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _end_orphans(folder: Path) -> None:
+    """End what a supervisor left behind that was killed itself."""
+    with contextlib.suppress(OSError):
+        content = (folder / STATUS_FILE).read_bytes()
+        for program in load_json(content, Status, where=str(folder / STATUS_FILE)).programs.values():
+            if is_alive(program):
+                _end_group(program.pid, signal.SIGKILL)
+
+
+def _end_group(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process and all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, number)
+
+
+def _started(pid: int) -> str:
+    """Return the kernel's start time of a process; empty when there is none, or only its exit status is left."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]

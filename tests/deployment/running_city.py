@@ -1,0 +1,132 @@
+"""A city whose authority and departments run as processes of their own, on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server.drafts import PlanAsk
+from server.home import AuthorityHome
+from server.overview import overview
+from server.plan_files import load_published
+from shared.identity import Signed
+from shared.plan import Plan
+from shared.supervise import read_status
+from tests.city import FOUR
+from tests.deployed_city import DeployedCity, approve_everywhere, deploy_city, hand_out, publish_plan
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
+SEEDS = {name: 7 + index for index, name in enumerate(FOUR)}
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def wait_until(met: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not met():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        time.sleep(0.1)
+
+
+@dataclass
+class RunningCity:
+    """Processes of a city, ended by pid when the block ends."""
+
+    city: DeployedCity
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def authority(self) -> AuthorityHome:
+        return self.city.authority
+
+    def start(self, name: str, *command: str) -> None:
+        with (self.city.folder / f"{name}.out").open("ab") as output:
+            self.processes[name] = subprocess.Popen(
+                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=ENVIRONMENT
+            )
+
+    def server(self, *arguments: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "server", *arguments, "--home", str(self.authority.root)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s, env=ENVIRONMENT)
+
+    def start_authority(self) -> None:
+        self.start("authority", sys.executable, "-m", "server", "up", "--home", str(self.authority.root))
+
+    def start_department(self, name: str) -> None:
+        self.start(name, sys.executable, str(HERE / "unsafe_up.py"), str(SEEDS[name]), str(self.city.config(name)))
+
+    def start_all(self) -> None:
+        """Start everything and wait until every department has found its way in."""
+        self.start_authority()
+        wait_until(lambda: self.pid("authority", "gateway"), "the gateway runs")
+        for name in self.city.names:
+            self.start_department(name)
+        wait_until(lambda: self.online() == set(self.city.names), "every department is online", 120.0)
+
+    def online(self) -> set[str]:
+        """The departments that Flower counts as online."""
+        return {name for name, node in overview(self.authority, "").nodes.items() if node.online}
+
+    def pid(self, side: str, program: str) -> int:
+        """The process id of a supervised program; of the authority or a department."""
+        folder = self.authority.service if side == "authority" else self.city.home(side) / "service"
+        status = read_status(folder)
+        return status.programs[program].pid if status else 0
+
+    def children(self, side: str, program: str) -> list[int]:
+        """The processes that a supervised program has started."""
+        parent = str(self.pid(side, program))
+        stats = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")]
+        names = [path.parent.name for path in Path("/proc").glob("[0-9]*/stat")]
+        return [int(name) for name, stat in zip(names, stats, strict=True) if stat[1] == parent]
+
+    def stop(self) -> None:
+        """End the departments, then the authority: a SuperNode says good-bye to it."""
+        departments = [process for name, process in self.processes.items() if name != "authority"]
+        authority = [process for name, process in self.processes.items() if name == "authority"]
+        for group in (departments, authority):
+            for process in group:
+                process.send_signal(signal.SIGTERM)
+            for process in group:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
+                process.kill()
+                process.wait()
+
+
+def agreed_plan(city: DeployedCity, ask: PlanAsk) -> tuple[Signed, Plan]:
+    """Publish a plan that every department approves."""
+    digest = publish_plan(city, ask)
+    hand_out(city, digest)
+    approve_everywhere(city, digest)
+    return load_published(city.authority, digest)
+
+
+@contextlib.contextmanager
+def running_city(folder: Path, names: Sequence[str] = FOUR) -> Iterator[RunningCity]:
+    """Provision a city and start all its processes."""
+    fleet, channel = free_ports(2)
+    folder.mkdir(parents=True, exist_ok=True)
+    city = deploy_city(folder, names, fleet_port=fleet, channel_port=channel)
+    running = RunningCity(city)
+    try:
+        running.start_all()
+        yield running
+    finally:
+        running.stop()

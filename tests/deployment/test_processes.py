@@ -1,0 +1,183 @@
+"""A real authority and four real departments as processes of their own: TLS in front, mutual TLS on the channel."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import numpy as np
+import pytest
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+
+from clients.config import load_department
+from clients.participant import Participant
+from clients.training.noise import UnsafeSeededSource
+from server.audit import OWNER
+from server.city import load_plan_key
+from server.coordinator import Coordinator
+from server.gateway import FLEET_ROUTES
+from server.release import MODEL_FILE, read_model
+from server.results import RunResult
+from server.roster import load_members
+from server.runs import RunFolder
+from shared.errors import RoundAbortedError
+from shared.identity import DepartmentId, Signed
+from shared.journal import Journal
+from shared.parameters import Vector
+from shared.plan import Plan
+from simulation.network import InMemoryTransport
+from tests.city import FOUR
+from tests.deployed_city import SMALL_ASK, DeployedCity, now
+from tests.deployment.running_city import SEEDS, RunningCity, agreed_plan, running_city, wait_until
+
+CLOSED_ROUTES = (
+    "/",
+    "/docs",
+    "/openapi.json",
+    "/v1/control/list-runs",
+    "/v1/control/register-node",
+    "/v1/control/start-run",
+    "/v1/fleet/register-node",
+    "/v1/fleet/unregister-node",
+    "/v1/fleet/../control/list-runs",
+    "/v1/fleet/%2e%2e/control/list-runs",
+    "/v1/fleet/get-run/",
+    "/v1/runtime/acquire-task",
+    "/v1/runtime/push-logs",
+)
+
+pytestmark = pytest.mark.xdist_group("deployment")  # one city for the file
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCity]:
+    with running_city(tmp_path_factory.mktemp("deployment") / "city") as running:
+        yield running
+
+
+ASK = msgspec.structs.replace(SMALL_ASK, rounds=3)
+SLOW = msgspec.structs.replace(SMALL_ASK, privacy=msgspec.structs.replace(SMALL_ASK.privacy, steps=200))
+KILLED = (("authority", "superlink"), ("authority", "gateway"), ("authority", "superexec"), ("police", "node"))
+
+
+def simulated(city: DeployedCity, journals: Path, signed: Signed, plan: Plan) -> RunResult:
+    """Run the same plan over memory with the same seeds, on copies of the departments' journals."""
+    with contextlib.ExitStack() as stack:
+        peers = {}
+        for name in city.names:
+            journal = stack.enter_context(Journal.open(journals / f"{name}.sqlite", owner=name))
+            department = load_department(city.config(name))
+            source = UnsafeSeededSource(SEEDS[name])
+            peers[DepartmentId(name)] = Participant(department, journal=journal, source=source, clock=now).handle
+        members = load_members(city.authority)
+        return Coordinator(
+            plan=plan,
+            signed_plan=signed,
+            roster=members.roster,
+            signed_roster=members.signed,
+            authority=load_plan_key(city.authority),
+            transport=InMemoryTransport(peers),
+            journal=stack.enter_context(Journal.open(journals / "authority.sqlite", owner=OWNER)),
+            clock=now,
+        ).run(read_model(city.authority.model(plan.initial_model_sha256), plan.layout))
+
+
+def copy_journals(city: DeployedCity, folder: Path) -> Path:
+    """Copy what the departments' people have approved; nobody may be writing."""
+    folder.mkdir()
+    for name in city.names:
+        shutil.copy(city.home(name) / "journal.sqlite", folder / f"{name}.sqlite")
+    return folder
+
+
+def released(city: RunningCity, plan: Plan) -> Vector:
+    return read_model(city.authority.runs / plan.run_id().hex() / MODEL_FILE, plan.layout)
+
+
+def test_a_run_over_processes_gives_the_model_of_the_simulation_with_the_same_seeds(
+    city: RunningCity, tmp_path: Path
+) -> None:
+    signed, plan = agreed_plan(city.city, ASK)
+    journals = copy_journals(city.city, tmp_path / "journals")
+    done = city.server("run", plan.digest().hex(), "--json")
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)
+    assert (status["state"], status["rounds"], status["missing"]) == ("completed", 3, {})
+    assert set(status["signs"]) == set(FOUR)
+    expected = simulated(city.city, journals, signed, plan).model
+    assert np.linalg.norm(expected) > 0
+    np.testing.assert_allclose(released(city, plan), expected, rtol=0, atol=1e-6)
+
+
+def test_the_gateway_passes_on_nothing_but_what_a_registered_node_needs(city: RunningCity) -> None:
+    wait_until(lambda: city.pid("authority", "gateway"), "the gateway runs")
+    trusted = ssl.create_default_context(cafile=str(city.authority.ca_certificate))
+    base = f"https://{json.loads(city.authority.city.read_text())['fleet']}"
+    with httpx.Client(verify=trusted, trust_env=False) as client:
+        for path in CLOSED_ROUTES:
+            for method in ("GET", "POST"):
+                request = client.build_request(method, base)
+                request.url = request.url.copy_with(raw_path=path.encode())
+                assert client.send(request).status_code == 404, path
+        for path in FLEET_ROUTES:
+            assert client.get(base + path).status_code == 405
+            unsigned = client.post(base + path, content=b"", headers={"content-type": PROTOBUF_MEDIA_TYPE})
+            assert unsigned.status_code == 401, (path, unsigned.text)
+        assert client.post(base + FLEET_ROUTES[0], content=bytes((1 << 20) + 1)).status_code == 413
+    assert city.server("status").returncode == 0
+
+
+def test_when_every_department_is_stopped_the_run_has_failed_by_name(city: RunningCity) -> None:
+    _, plan = agreed_plan(city.city, ASK)
+    switches = [city.city.home(name) / "stopped" for name in FOUR]
+    for switch in switches:
+        switch.touch()
+    try:
+        city.city.edit_authority(attend_timeout_s=2.0)
+        failed = city.server("run", plan.digest().hex())
+    finally:
+        city.city.edit_authority(attend_timeout_s=60.0)
+        for switch in switches:
+            switch.unlink()
+    assert failed.returncode == RoundAbortedError.exit_code
+    assert "[below-threshold]" in failed.stderr
+    shown = city.server("status", plan.run_id().hex()).stdout
+    for name in FOUR:
+        assert f"  {name}: missing in step advert" in shown
+    assert not (city.authority.runs / plan.run_id().hex() / MODEL_FILE).exists()
+
+
+def test_a_worker_killed_in_the_middle_of_training_is_replaced_and_the_run_completes(city: RunningCity) -> None:
+    _, plan = agreed_plan(city.city, SLOW)
+    submitted = city.server("run", plan.digest().hex(), "--detach")
+    assert submitted.returncode == 0, submitted.stderr
+    folder = RunFolder(city.authority.runs / plan.run_id().hex())
+    wait_until(lambda: folder.status().phase == "update", "the first update is asked for")
+    children = city.children("health", "node")
+    assert len(children) == 1
+    os.kill(children[0], signal.SIGKILL)
+    wait_until(lambda: folder.status().state in {"completed", "failed"}, "the end of the run", 120.0)
+    assert folder.status().state == "completed"
+    assert city.pid("health", "node") > 0
+
+
+def test_after_every_process_was_killed_once_the_next_run_completes(city: RunningCity) -> None:
+    for side, program in KILLED:
+        before = city.pid(side, program)
+        os.kill(before, signal.SIGKILL)
+        wait_until(
+            lambda side=side, program=program, before=before: city.pid(side, program) not in {0, before},
+            f"{program} of {side} is started again",
+        )
+    _, plan = agreed_plan(city.city, ASK)
+    wait_until(lambda: city.online() >= set(FOUR), "every department is online again", 120.0)
+    done = city.server("run", plan.digest().hex(), timeout_s=240.0)
+    assert done.returncode == 0, done.stderr
