@@ -20,6 +20,7 @@ from shared.package import package_digest
 from shared.parameters import Vector
 from shared.plan import Plan
 from shared.privacy.accountant import event_of
+from shared.privacy.extras import extra_charges
 from shared.privacy.ledger import BudgetQuote, Budgets, PlanCharge, WindowBudget
 from shared.privacy.plan import PerformanceFlags, PrivacyBudget
 
@@ -83,6 +84,7 @@ class Department:
             unit=plan.privacy.unit,
             population=population_of(self.policy.policy),
             event=event_of(plan.privacy, 1),
+            extras=extra_charges(plan.layout.extras),
             attempts=plan.attempts,
             delta=plan.privacy.budget.delta,
             accountant=plan.privacy.accountant,
@@ -206,12 +208,14 @@ def population_of(policy: Policy) -> str:
 
 
 def outgoing_facts(plan: Plan, vector: Vector) -> OutgoingFacts:
-    """Describe the vector that is about to be encoded, as the rules see it."""
-    tensors = plan.layout.unflatten(vector)
+    """Describe the vector that is about to be encoded, as the rules see it; the norm is that of the model's part."""
+    update = vector[: plan.layout.size]
+    tensors = plan.layout.unflatten(update)
     return OutgoingFacts(
         names=tuple(tensors),
         shapes=tuple(tensor.shape for tensor in tensors.values()),
         finite=bool(np.isfinite(vector).all()),
-        norm=float(np.linalg.norm(vector.astype(np.float64))),
-        bytes=4 * plan.layout.total_size,
+        norm=float(np.linalg.norm(update.astype(np.float64))),
+        bytes=vector.nbytes,
+        metrics=tuple(extra.name for extra in plan.layout.extras),
     )

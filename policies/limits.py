@@ -175,6 +175,25 @@ def update_matches_plan(policy: Policy, facts: Facts) -> Finding:
     )
 
 
+def plan_metrics_allowed(policy: Policy, facts: Facts) -> Finding:
+    """R17 for a plan: each extra coordinate is on the allow-list and has noise enough."""
+    if facts.plan is None:
+        return missing("R17", "dpo", "a plan")
+    extras, floor = facts.plan.layout.extras, policy.training.min_noise_multiplier
+    foreign = [extra.name for extra in extras if extra.name not in policy.outgoing.metrics]
+    allowed = listed(policy.outgoing.metrics)
+    return conclude(
+        "R17",
+        "dpo",
+        [
+            holds("metrics", not foreign, yes=f"only {allowed}", no=listed(foreign)),
+            *(at_least(f"noise multiplier of {extra.name}", extra.noise_multiplier, floor) for extra in extras),
+        ],
+        good="The plan asks for no metric that is not allowed and noised.",
+        bad="The plan asks for a metric that is not allowed here, or for one with too little noise.",
+    )
+
+
 def metrics_allowed(policy: Policy, facts: Facts) -> Finding:
     """R17: every metric is on the allow-list and declared in the plan with noise of its own."""
     if facts.plan is None or facts.outgoing is None:

@@ -45,6 +45,7 @@ RULES: tuple[RuleEntry, ...] = (
     RuleEntry("R15", limits.aborted_rounds_few, frozenset({Phase.ROUND})),
     RuleEntry("R16", limits.plan_tensors_allowed, _PLAN),
     RuleEntry("R16", limits.update_matches_plan, frozenset({Phase.SEND})),
+    RuleEntry("R17", limits.plan_metrics_allowed, _PLAN),
     RuleEntry("R17", limits.metrics_allowed, frozenset({Phase.SEND})),
     RuleEntry("R19", governance.authority_pinned, _PLAN | {Phase.SEND, Phase.RELEASE}),
     RuleEntry("R19", governance.round_fresh, frozenset({Phase.ROUND})),

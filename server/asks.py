@@ -5,6 +5,7 @@ Scenarios are read by the authority, which drafts plans from them, and by the si
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Literal
 
 from msgspec import structs
 
-from server.plans import calibrated_privacy
+from server.plans import calibrated_privacy, declare_extras, extras_noise
 from shared.codec import Record
-from shared.parameters import Layout, Vector
+from shared.parameters import ExtraSpec, Layout, Vector
 from shared.plan import AggregationParams, ModelSpec
+from shared.privacy.extras import extra_charges
 from shared.privacy.plan import MechanismName, PrivacyBudget, PrivacyParams, PrivacyUnit
 
 PACKAGED = (
@@ -35,6 +37,7 @@ def packaged_scenario(name: str) -> str:
 class PrivacyAsk(Record, frozen=True, kw_only=True):
     """What is asked for; the noise multiplier is calibrated to it over all rounds and spare attempts.
 
+    ``extras_share`` is the part of ``epsilon`` that all extra coordinates of the plan would cost alone.
     In a simulation ``mechanism`` is the federated arm's; the baselines have no sum to share noise in.
     """
 
@@ -47,8 +50,11 @@ class PrivacyAsk(Record, frozen=True, kw_only=True):
     clipping: Literal["flat", "automatic"] = "flat"
     unit: PrivacyUnit = "record"
     max_records: int = 1
+    extras_share: float = 0.1
 
     def __post_init__(self) -> None:
+        if not 0 < self.extras_share < 1:
+            raise ValueError("`extras_share` lies in (0, 1)")
         if not (0 < self.epsilon <= 100 and 0 < self.delta < 0.1):
             raise ValueError("`epsilon` lies in (0, 100] and `delta` in (0, 0.1)")
         if not (0 < self.sample_rate <= 1 and self.steps >= 1 and self.max_grad_norm > 0):
@@ -78,8 +84,37 @@ class ModelChoice(Record, frozen=True, kw_only=True):
         )
 
 
-def calibrate(ask: PrivacyAsk, *, attempts: int, aggregation: AggregationParams) -> PrivacyParams:
-    """Return privacy parameters calibrated over all rounds and spare attempts, for the numbers of an encrypted sum."""
+def declared_extras(
+    names: Sequence[str], ask: PrivacyAsk, *, attempts: int, bound: float, public_sizes: Sequence[int]
+) -> tuple[ExtraSpec, ...]:
+    """Return the extra coordinates of a plan, with noise for their share of the budget.
+
+    Args:
+        names: from :data:`shared.privacy.extras.KNOWN`, none for no extras.
+        ask: budget, and the share of it.
+        attempts: rounds plus spare attempts.
+        bound: R of the encrypted sum.
+        public_sizes: of the departments in the plan; they set the range and not the noise.
+    """
+    if not names:
+        return ()
+    budget = PrivacyBudget(epsilon=ask.epsilon, delta=ask.delta)
+    noise = extras_noise(budget, share=ask.extras_share, extras=len(names), attempts=attempts)
+    return declare_extras(names, noise_multiplier=noise, public_sizes=public_sizes, bound=bound)
+
+
+def calibrate(
+    ask: PrivacyAsk, *, attempts: int, aggregation: AggregationParams, extras: Sequence[str] = ()
+) -> PrivacyParams:
+    """Return privacy parameters calibrated over all rounds and spare attempts, for the numbers of an encrypted sum.
+
+    Args:
+        ask: what is asked for.
+        attempts: rounds plus spare attempts.
+        aggregation: numbers of the encrypted sum.
+        extras: names of the plan's extra coordinates, for which the same budget has room.
+    """
+    beside = extra_charges(declared_extras(extras, ask, attempts=attempts, bound=1.0, public_sizes=[1]))
     privacy = calibrated_privacy(
         PrivacyBudget(epsilon=ask.epsilon, delta=ask.delta),
         sample_rate=ask.sample_rate,
@@ -88,6 +123,7 @@ def calibrate(ask: PrivacyAsk, *, attempts: int, aggregation: AggregationParams)
         max_grad_norm=ask.max_grad_norm,
         mechanism=ask.mechanism,
         aggregation=aggregation,
+        beside=[charge.event.times(attempts) for charge in beside],
     )
     # None of these changes what a step costs.
     return structs.replace(privacy, clipping=ask.clipping, unit=ask.unit, max_records=ask.max_records)

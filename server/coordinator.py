@@ -51,6 +51,7 @@ from shared.messages import (
 )
 from shared.parameters import Vector, model_hash, vector_to_bytes
 from shared.plan import Plan
+from shared.privacy.extras import NoisedMetric, noised_metrics
 from shared.secagg.ring import RingVector
 from shared.secagg.server import EpochCollector, RoundCollector
 from shared.secagg.terms import round_terms
@@ -178,11 +179,12 @@ class Coordinator:
             self._optimizer = optimizer
             # 9 countersigned receipt and audit
             self._phase(number, "close")
-            digest = self._close(number, collector, moved, final=final)
+            metrics = noised_metrics(total[self.plan.layout.size :], self.plan, survivors)
+            digest = self._close(number, collector, moved, metrics, final=final)
         dropouts = tuple(name for name in epoch.members if name not in survivors)
         if dropouts:
             self._epoch = None  # membership changed: the next round opens a new epoch
-        summary = RoundSummary(round=number, survivors=survivors, dropouts=dropouts, model_hash=digest)
+        summary = RoundSummary(round=number, survivors=survivors, dropouts=dropouts, model_hash=digest, metrics=metrics)
         result = RoundResult(summary=summary, model=moved)
         self.observer.closed(result)
         return result
@@ -295,10 +297,14 @@ class Coordinator:
         self._ask(number, "update", requests, MaskedUpdate, collector.receive_update)
         self._require_enough(number, tuple(collector.survivors))
 
-    def _close(self, number: int, collector: RoundCollector, model: Vector, *, final: bool) -> bytes:
+    def _close(
+        self, number: int, collector: RoundCollector, model: Vector, metrics: tuple[NoisedMetric, ...], *, final: bool
+    ) -> bytes:
         """Sign the round's account once, collect countersignatures, write both down; return the model's hash."""
         digest = model_hash(model)
-        account = self._carrier.once("account", lambda: encode(self._account(number, collector, digest, final=final)))
+        account = self._carrier.once(
+            "account", lambda: encode(self._account(number, collector, digest, metrics, final=final))
+        )
         message = CloseRound(closed=decode(account, Signed))
         heads: dict[str, Signed] = {}
 
@@ -312,7 +318,15 @@ class Coordinator:
         self._log(EntryKind.COUNTERSIGNED, Countersigned(run=self._run, round=number, receipts=heads))
         return digest
 
-    def _account(self, number: int, collector: RoundCollector, model_digest: bytes, *, final: bool) -> Signed:
+    def _account(
+        self,
+        number: int,
+        collector: RoundCollector,
+        model_digest: bytes,
+        metrics: tuple[NoisedMetric, ...],
+        *,
+        final: bool,
+    ) -> Signed:
         """Write the round down and sign its account."""
         receipts = dict(collector.receipts)
         done = RoundDone(
@@ -322,6 +336,7 @@ class Coordinator:
             survivors=tuple(collector.survivors),
             model_hash=model_digest,
             receipts=receipts,
+            metrics=metrics,
         )
         self._log(EntryKind.ROUND, done)
         closed = ClosedRound(

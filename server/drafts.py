@@ -9,7 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from server.asks import PACKAGED, ModelBasis, ModelChoice, PrivacyAsk, calibrate, packaged_scenario
+from server.asks import (
+    PACKAGED,
+    ModelBasis,
+    ModelChoice,
+    PrivacyAsk,
+    calibrate,
+    declared_extras,
+    packaged_scenario,
+)
 from server.city import load_city
 from server.config import load_server
 from server.home import AuthorityHome
@@ -23,6 +31,7 @@ from shared.errors import ConfigError, ProtocolError
 from shared.identity import DepartmentId, Roster, Signed, verify_bytes
 from shared.package import package_digest
 from shared.plan import LocalOptimizer, ModelSpec, Plan, ServerOptimizerSpec, TaskSpec, default_aggregation
+from shared.privacy.extras import require_known
 from shared.private_files import make_private_folder
 from shared.tasks.features import HASHED_WORDS_SHA256
 
@@ -42,6 +51,7 @@ class PlanAsk(Record, frozen=True, kw_only=True):
     bound: float = 32.0
     task: TaskSpec = TaskSpec()
     model: ModelChoice = ModelChoice()
+    extras: tuple[str, ...] = ()
     privacy: PrivacyAsk
     optimizer: LocalOptimizer
     server_optimizer: ServerOptimizerSpec = ServerOptimizerSpec()
@@ -49,6 +59,7 @@ class PlanAsk(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not 0 < self.bound <= 1e6:
             raise ValueError("`bound` lies in (0, 1000000]")
+        require_known(self.extras)
 
 
 def load_ask(name_or_path: str) -> PlanAsk:
@@ -97,7 +108,7 @@ def draft(
     roster = load_members(home).roster
     told = _read_summaries(summaries, roster, load_city(home).digest())
     _require_cohort(len(told), len(roster.members))
-    basis = load_basis(home, ask.model)
+    basis, attempts = load_basis(home, ask.model), ask.rounds + ask.spare_attempts
     plan = draft_plan(
         name=ask.name,
         purpose=ask.purpose,
@@ -106,14 +117,24 @@ def draft(
         valid_until=now.date() + dt.timedelta(days=valid_days),
         task=ask.task,
         model=basis.spec,
-        layout=basis.layout,
+        layout=msgspec.structs.replace(
+            basis.layout,
+            extras=declared_extras(
+                ask.extras,
+                ask.privacy,
+                attempts=attempts,
+                bound=ask.bound,
+                public_sizes=[item.public_size for item in told.values()],
+            ),
+        ),
         initial_model=basis.initial,
         contracts={name: item.contract_hash for name, item in told.items()},
         public_sizes={name: item.public_size for name, item in told.items()},
         roster=roster,
         privacy=calibrate(
             ask.privacy,
-            attempts=ask.rounds + ask.spare_attempts,
+            attempts=attempts,
+            extras=ask.extras,
             aggregation=default_aggregation(len(roster.members), bound=ask.bound),
         ),
         bound=ask.bound,

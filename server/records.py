@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shared.codec import Record
 from shared.identity import Signed
+from shared.privacy.extras import NoisedMetric
 
 
 class RunOpened(Record, frozen=True, kw_only=True):
@@ -40,7 +41,7 @@ class DepartmentMissing(Record, frozen=True, kw_only=True):
 
 
 class RoundDone(Record, frozen=True, kw_only=True):
-    """A finished round: survivors, model by hash, and every survivor's signed receipt."""
+    """A finished round: survivors, model by hash, every survivor's signed receipt, and the sum's noised metrics."""
 
     run: bytes
     round: int
@@ -48,15 +49,20 @@ class RoundDone(Record, frozen=True, kw_only=True):
     survivors: tuple[str, ...]
     model_hash: bytes
     receipts: dict[str, Signed]
+    metrics: tuple[NoisedMetric, ...] = ()
 
 
 class RoundSummary(Record, frozen=True, kw_only=True):
-    """A finished round without its vectors: who is in the sum, who dropped out, the new model by hash."""
+    """A finished round without its vectors: who is in the sum, who dropped out, the new model by hash.
+
+    ``metrics`` are the extra coordinates of the sum, about the model that the round started from.
+    """
 
     round: int
     survivors: tuple[str, ...]
     dropouts: tuple[str, ...]
     model_hash: bytes
+    metrics: tuple[NoisedMetric, ...] = ()
 
 
 class Countersigned(Record, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from typing import Protocol
 from server.records import RoundSummary
 from shared.errors import RoundAbortedError
 from shared.parameters import Vector
+from shared.privacy.extras import NoisedMetric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,11 @@ class RoundResult:
     def dropouts(self) -> tuple[str, ...]:
         """Who was in the epoch and is not in the sum."""
         return self.summary.dropouts
+
+    @property
+    def metrics(self) -> tuple[NoisedMetric, ...]:
+        """The extra coordinates of the sum, about the model that the round started from."""
+        return self.summary.metrics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -44,12 +44,38 @@ class TensorSpec(Record, frozen=True, kw_only=True):
 
 
 class ExtraSpec(Record, frozen=True, kw_only=True):
-    """One declared extra coordinate (protocol 4): its range, clip, noise; none leaves undeclared."""
+    """One declared extra coordinate: a noised sum over units, released once a round (protocol 4).
+
+    Attributes:
+        name: what is summed; see :data:`shared.privacy.extras.KNOWN`.
+        unit_bound: each unit's value is clamped to [0, unit_bound], so one unit moves the sum by at most this.
+        sample_rate: Poisson rate at which units are drawn for this sum alone; 1 takes all of them.
+        noise_multiplier: the noise's standard deviation over ``unit_bound``; 0 is refused by every department.
+        max_abs: the noised sum is clamped to [-max_abs, max_abs].
+        scale: what the clamped sum is multiplied with before it is encoded.
+        releases: how often a round.
+    """
 
     name: Label
-    scale: float
+    unit_bound: float
+    sample_rate: float
+    noise_multiplier: float
     max_abs: float
-    noise_stddev: float
+    scale: float
+    releases: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        if not (0 < self.unit_bound <= 1e6 and 0 < self.sample_rate <= 1 and 0 <= self.noise_multiplier <= 1e6):
+            raise ValueError(
+                "`unit_bound` lies in (0, 1000000], `sample_rate` in (0, 1] and `noise_multiplier` in [0, 1000000]"
+            )
+        if not (0 < self.max_abs <= 1e12 and 0 < self.scale <= 1e12):
+            raise ValueError("`max_abs` and `scale` lie in (0, 1e12]")
+
+    @property
+    def noise_stddev(self) -> float:
+        """Standard deviation of the noise on the sum, in the value's own unit."""
+        return self.noise_multiplier * self.unit_bound
 
 
 class Layout(Record, frozen=True, kw_only=True):
@@ -74,6 +100,10 @@ class Layout(Record, frozen=True, kw_only=True):
     def total_size(self) -> int:
         """Number of coordinates with the extras."""
         return self.size + len(self.extras)
+
+    def model_part(self) -> Layout:
+        """Return the layout of the model alone."""
+        return Layout(tensors=self.tensors)
 
     def digest(self) -> bytes:
         """Return the hash that enters the round's ``sid``."""
@@ -122,6 +152,11 @@ class Layout(Record, frozen=True, kw_only=True):
     def _names(self) -> list[str]:
         """Sorted tensor names, for messages."""
         return sorted(tensor.name for tensor in self.tensors)
+
+
+def with_extras(vector: Vector, extras: Vector) -> Vector:
+    """Return the model's part with the extra coordinates behind it; without any, the vector itself and no copy."""
+    return np.concatenate([vector, extras]) if extras.size else vector
 
 
 def vector_to_bytes(vector: Vector) -> memoryview:

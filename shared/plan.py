@@ -155,8 +155,8 @@ class Plan(Record, frozen=True, kw_only=True):
             raise ValueError("`rounds` lies in 1..10000, `spare_attempts` in 0..1000, `approval` is at least 1")
         if not self.aggregation.min_contributors <= len(self.datasets) <= self.roster_size:
             raise ValueError("the cohort has at least `min_contributors` and at most `roster_size` departments")
-        if self.layout.extras:
-            raise ValueError("no extra coordinate may leave in this version of the plan")
+        if any(extra.max_abs * extra.scale > self.aggregation.bound for extra in self.layout.extras):
+            raise ValueError("`max_abs` times `scale` of an extra coordinate is at most `bound`")
         if self.valid_until < self.valid_from:
             raise ValueError("`valid_until` is not before `valid_from`")
         if self.privacy.mechanism == "shared-noise":

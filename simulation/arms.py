@@ -64,7 +64,7 @@ class Solo:
             denominator=self.plan.privacy.sample_rate * self.public_size,
             optimizer=self.optimizer,
             model=self.plan.model,
-            layout=self.plan.layout,
+            layout=self.plan.layout.model_part(),
         )
         trainer = Trainer.prepare(settings=settings, data=self.data, weights_dir=self.weights_dir, flags=self.flags)
         model = initial
@@ -78,13 +78,17 @@ class Solo:
 
 
 def solo_charge(charge: PlanCharge, arm: str, *, dataset: str, public_size: int) -> PlanCharge:
-    """Return a baseline's charge: the federated one under a run name of its own, with all noise added in one place."""
+    """Return a baseline's charge: the federated training under a run name of its own, with all noise in one place.
+
+    A baseline tells no metric.
+    """
     return msgspec.structs.replace(
         charge,
         run=sha256(arm.encode(), charge.run),
         dataset=dataset,
         public_size=public_size,
         event=msgspec.structs.replace(charge.event, mechanism="poisson-dpsgd", noise_shares=1),
+        extras=(),
     )
 
 

@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from clients.training.noise import OsRandomSource, RandomSource
 from server.asks import PACKAGED, ModelBasis
@@ -28,7 +29,8 @@ from server.release import MODEL_FILE, file_digest, write_model
 from shared.errors import ConfigError
 from shared.identity import DepartmentId
 from shared.plan import default_aggregation
-from shared.privacy.accountant import epsilon, event_of
+from shared.privacy.accountant import epsilon
+from shared.privacy.extras import extra_charges, noised_metrics, plan_events
 from shared.privacy.plan import PrivacyParams
 from shared.private_files import make_private_folder
 from shared.tasks.features import HASHED_WORDS_SHA256
@@ -48,6 +50,7 @@ from simulation.summary import (
     STAND_IN_TUNING,
     ArmName,
     CityWorstCase,
+    ExtraSummary,
     MetricsWriter,
     RunSummary,
     write_summary,
@@ -189,10 +192,11 @@ def gather_inputs(scenario: Scenario, scenario_folder: Path, home: Home, out: Pa
 
 
 def calibrate(scenario: Scenario) -> PrivacyParams:
-    """Return the privacy parameters of a scenario, calibrated over all rounds and spare attempts."""
+    """Return the privacy parameters of a scenario, calibrated over all attempts and with its extras."""
     return calibrate_ask(
         scenario.privacy,
         attempts=scenario.rounds + scenario.spare_attempts,
+        extras=scenario.extras,
         aggregation=default_aggregation(len(scenario.departments), bound=scenario.bound),
     )
 
@@ -247,6 +251,7 @@ def summarise(
         privacy=first.privacy if first else {},
         city_worst_case=_city_worst_case(scenario, first, out),
         left=first.left if first else {},
+        extras=_extras(first, out),
         seconds={**seconds, **_total_seconds(results)},
         started=started,
         finished=now() if complete else None,
@@ -326,9 +331,27 @@ def _city_worst_case(scenario: Scenario, first: SeedResult | None, out: Path) ->
     plan = read_plan(out)
     if plan.privacy.mechanism == "shared-noise":
         return None  # each step is a mixture there; adding charges up would claim too little
-    event = event_of(plan.privacy, plan.attempts)
+    events = plan_events(plan, plan.attempts)
     delta = plan.privacy.budget.delta
-    return CityWorstCase(epsilon=epsilon([event] * len(scenario.departments), delta), delta=delta)
+    return CityWorstCase(epsilon=epsilon(events * len(scenario.departments), delta), delta=delta)
+
+
+def _extras(first: SeedResult | None, out: Path) -> tuple[ExtraSummary, ...]:
+    """Describe the noised metrics of the plan."""
+    if first is None:
+        return ()
+    plan = read_plan(out)
+    nothing = np.zeros(len(plan.layout.extras))
+    return tuple(
+        ExtraSummary(
+            name=metric.name,
+            noise_stddev=metric.noise_stddev,
+            epsilon=epsilon([charge.event.times(plan.attempts)], plan.privacy.budget.delta),
+        )
+        for metric, charge in zip(
+            noised_metrics(nothing, plan, plan.cohort), extra_charges(plan.layout.extras), strict=True
+        )
+    )
 
 
 def _notes(scenario: Scenario, results: Sequence[SeedResult]) -> tuple[str, ...]:

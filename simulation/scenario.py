@@ -17,6 +17,7 @@ from shared.codec import Record, load_toml, parse_toml, sha256
 from shared.errors import ConfigError
 from shared.identity import DEPARTMENT_NAME
 from shared.plan import LocalOptimizer, ServerOptimizerSpec, TaskSpec
+from shared.privacy.extras import require_known
 from shared.privacy.plan import PerformanceFlags
 from simulation.network import Fault
 
@@ -65,7 +66,10 @@ class ArmOptimizers(Record, frozen=True, kw_only=True):
 
 
 class Scenario(Record, frozen=True, kw_only=True):
-    """A whole simulated study. ``bound`` is R of the encrypted sum; ``seed`` draws splits, never noise."""
+    """A whole simulated study. ``bound`` is R of the encrypted sum; ``seed`` draws splits, never noise.
+
+    ``extras`` are numbers that ride noised in the encrypted sum, by the names of :data:`shared.privacy.extras.KNOWN`.
+    """
 
     name: str
     purpose: str
@@ -78,6 +82,7 @@ class Scenario(Record, frozen=True, kw_only=True):
     data: DataSettings = DataSettings()
     task: TaskSpec = TaskSpec()
     model: ModelChoice = ModelChoice()
+    extras: tuple[str, ...] = ()
     privacy: PrivacyAsk
     optimizer: ArmOptimizers
     server_optimizer: ServerOptimizerSpec = ServerOptimizerSpec()
@@ -94,6 +99,7 @@ class Scenario(Record, frozen=True, kw_only=True):
             raise ValueError("`seeds` lies in 1..1000, `rounds` in 1..10000, `spare_attempts` in 0..1000")
         if not 0 < self.bound <= 1e6:
             raise ValueError("`bound` lies in (0, 1000000]")
+        require_known(self.extras)
         if any(fault.department not in self.departments for fault in self.faults):
             raise ValueError("`faults` names a department that is not in `departments`")
         if self.privacy.mechanism == "shared-noise" and self.optimizer.federated != LocalOptimizer(learning_rate=1.0):

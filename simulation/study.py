@@ -34,7 +34,7 @@ from simulation.network import InMemoryTransport
 from simulation.progress import Progress
 from simulation.rows import Split
 from simulation.scenario import Scenario
-from simulation.summary import ArmName, LeftSummary, LoneShare, MetricRow, PrivacySummary
+from simulation.summary import EVERY_DEPARTMENT, ArmName, LeftSummary, LoneShare, MetricRow, PrivacySummary
 from simulation.world import World, now, open_world
 
 METRIC = "average_precision"
@@ -235,22 +235,26 @@ class SeedStudy:
                 raise RuntimeError("held-out rows carry labels")
             scores = predict_scores(self.basis.spec, model, held, weights_dir=self.basis.weights_dir)
             value = average_precision(held.labels.cpu().numpy(), scores)
-            self._rows.append(
-                MetricRow(
-                    arm=arm,
-                    seed=self.seed,
-                    round=finished,
-                    department=name,
-                    name=METRIC,
-                    value=value,
-                    seconds=self.watch.elapsed(),
-                )
+            self.note_metric(arm, finished, name, METRIC, value)
+
+    def note_metric(self, arm: ArmName, finished: int, department: str, name: str, value: float) -> None:
+        """Keep one measured value."""
+        self._rows.append(
+            MetricRow(
+                arm=arm,
+                seed=self.seed,
+                round=finished,
+                department=department,
+                name=name,
+                value=value,
+                seconds=self.watch.elapsed(),
             )
+        )
 
     def _final_scores(self) -> dict[ArmName, dict[str, float]]:
         """Return the last value per arm and department."""
         scores: dict[ArmName, dict[str, float]] = {}
-        for row in self._rows:
+        for row in (row for row in self._rows if row.name == METRIC):
             scores.setdefault(row.arm, {})[row.department] = row.value
         return scores
 
@@ -349,6 +353,8 @@ class _Measure:
         names = tuple(self._study.splits)
         self._finished += 1
         self._study.measure("federated", self._finished, result.model, names)
+        for metric in result.metrics:
+            self._study.note_metric("federated", self._finished, EVERY_DEPARTMENT, metric.name, metric.value)
         self._study.progress.round_done(self._study.seed, result.round)
 
     def failed(self, round_number: int, error: RoundAbortedError) -> None:

@@ -25,6 +25,9 @@ Interval = tuple[float, float]
 """(low, high) of a 95 % interval over seeds; ``None`` stands where fewer than two seeds exist."""
 
 ArmName = Literal["local", "federated", "pooled"]
+EVERY_DEPARTMENT = "all"
+"""``department`` of a row that holds a noised metric: the sum has no other."""
+
 Verdict = Literal["gain", "no clear difference", "loss"]
 OverallVerdict = Literal["gain", "no clear gain", "loss"]
 
@@ -122,6 +125,18 @@ class LeftSummary(Record, frozen=True, kw_only=True):
     messages: int
 
 
+class ExtraSummary(Record, frozen=True, kw_only=True):
+    """One noised metric that left inside the encrypted sum; its values by round stand in ``metrics.jsonl``.
+
+    ``noise_stddev`` is that of the noise in a value with every department in the sum; ``epsilon`` what the metric
+    alone costs a department over all rounds and spare attempts.
+    """
+
+    name: str
+    noise_stddev: float
+    epsilon: float
+
+
 class CityWorstCase(Record, frozen=True, kw_only=True):
     """The composed (epsilon, delta) for somebody who has a record in every department (privacy 1)."""
 
@@ -154,6 +169,7 @@ class RunSummary(Record, frozen=True, kw_only=True):
     privacy: dict[str, PrivacySummary]
     city_worst_case: CityWorstCase | None
     left: dict[str, LeftSummary]
+    extras: tuple[ExtraSummary, ...] = ()
     seconds: dict[str, float]
     started: dt.datetime
     finished: dt.datetime | None
@@ -174,8 +190,8 @@ STAND_IN_TUNING = (
 class MetricRow(Record, frozen=True, kw_only=True):
     """One measured value: a line of ``metrics.jsonl``.
 
-    ``name`` equals the summary's ``metric`` for the scores that the report plots; ``round`` counts from 1;
-    ``seconds`` is the time since the run began.
+    ``name`` equals the summary's ``metric`` for the scores that the report plots, else it is that of a noised metric
+    about the model that the round started from; ``round`` counts from 1; ``seconds`` is the time since the run began.
     """
 
     arm: ArmName

@@ -25,7 +25,7 @@ from clients.records import Approved
 from clients.training.noise import RandomSource
 from policies.load import complete, department_names, department_policy, sign_policy
 from policies.policy import Policy
-from server.asks import ModelBasis
+from server.asks import ModelBasis, declared_extras
 from server.audit import OWNER
 from server.plans import draft_plan, sign_plan
 from shared.contracts.contract import agreement_hash
@@ -103,7 +103,16 @@ def open_world(
         valid_until=today + dt.timedelta(days=30),
         task=scenario.task,
         model=basis.spec,
-        layout=basis.layout,
+        layout=msgspec.structs.replace(
+            basis.layout,
+            extras=declared_extras(
+                scenario.extras,
+                scenario.privacy,
+                attempts=scenario.rounds + scenario.spare_attempts,
+                bound=scenario.bound,
+                public_sizes=[item.public_size for item in declarations.values()],
+            ),
+        ),
         initial_model=basis.initial,
         contracts={name: item.contract_hash for name, item in declarations.items()},
         public_sizes={name: item.public_size for name, item in declarations.items()},

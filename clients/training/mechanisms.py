@@ -12,10 +12,10 @@ from clients.training.clipping import GRID_BITS
 from clients.training.noise import RandomSource
 from clients.training.train import Trainer
 from shared.crypto.stream import RING_DTYPE
-from shared.parameters import Vector
+from shared.parameters import Vector, with_extras
 from shared.privacy.plan import MechanismName
 from shared.privacy.shared_noise import project_sum, share_stddev
-from shared.secagg.ring import RingVector, project
+from shared.secagg.ring import RingVector, encode_vector, project
 from shared.tasks.text import Prepared
 
 
@@ -24,8 +24,8 @@ class Contribution:
     """What goes into the encrypted sum.
 
     Attributes:
-        ready: shape (layout.size,); float32 to be encoded, or ring words that carry their noise already.
-        judged: shape (layout.size,), float32: what the rules look at before it leaves, within the plan's bound.
+        ready: shape (layout.total_size,); float32 to be encoded, or ring words that carry their noise already.
+        judged: shape (layout.total_size,), float32: what the rules look at before it leaves, within the plan's bound.
     """
 
     ready: Vector | RingVector
@@ -62,19 +62,23 @@ class RoundInputs:
 def local_update(trainer: Trainer, inputs: RoundInputs) -> Contribution:
     """Train with the full noise in every step; the update is weighted and projected onto the norm ball.
 
+    The plan's extra coordinates stand behind it, without a weight.
+
     Raises:
         CityFedError: as :meth:`~clients.training.train.Trainer.train`.
         ProtocolError: ``update-not-finite``.
     """
     update = trainer.train(inputs.parameters, inputs.data, inputs.source)
-    vector = project(update.delta * inputs.weight, inputs.bound)
+    extras = trainer.extras(inputs.parameters, inputs.data, inputs.source)
+    vector = with_extras(project(update.delta * inputs.weight, inputs.bound), extras)
     return Contribution(ready=vector, judged=vector)
 
 
 def noised_share(trainer: Trainer, inputs: RoundInputs) -> Contribution:
     """Sum the clipped gradients of one batch, project, round to the ring and add this department's share of the noise.
 
-    No divisor and no weight: a department that divided would also divide its noise.
+    No divisor and no weight: a department that divided would also divide its noise. The plan's extra coordinates stand
+    behind the sum, each with its full noise.
 
     Raises:
         ModelError: a vector that does not fit.
@@ -91,7 +95,9 @@ def noised_share(trainer: Trainer, inputs: RoundInputs) -> Contribution:
     projected = project_sum(total.astype(np.float64) * step, inputs.bound)
     words: NDArray[np.int64] = np.rint(projected * 2.0**bits).astype(np.int64)
     words += stream.discrete_gaussian(words.size, share_stddev(privacy, dimension=words.size, bits=bits))
-    return Contribution(ready=words.astype(RING_DTYPE), judged=projected.astype(np.float32))  # modulo 2^32
+    extras = trainer.extras(inputs.parameters, inputs.data, inputs.source)
+    ready = np.concatenate([words.astype(RING_DTYPE), encode_vector(extras, bits=bits, bound=inputs.bound)])
+    return Contribution(ready=ready, judged=with_extras(projected.astype(np.float32), extras))  # words modulo 2^32
 
 
 CONTRIBUTIONS: Mapping[MechanismName, Callable[[Trainer, RoundInputs], Contribution]] = {

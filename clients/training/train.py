@@ -18,12 +18,13 @@ from torch import nn
 
 from clients.training.clipping import GRID_BITS, Clip, ClippedSum, summed_gradient, trained_parameters
 from clients.training.engines import Engine
+from clients.training.extras import release_extras
 from clients.training.noise import RandomSource, StepStream
 from clients.training.preflight import choose_engine, synthetic_units
 from clients.training.sampling import poisson_sample
 from shared.errors import ConfigError, ProtocolError
 from shared.identity import DepartmentId
-from shared.parameters import Layout, Vector
+from shared.parameters import ExtraSpec, Layout, Vector
 from shared.plan import LocalOptimizer, ModelSpec, Plan
 from shared.privacy.plan import PerformanceFlags, PrivacyParams
 from shared.tasks.device import one_thread, resolve_device
@@ -43,6 +44,7 @@ class TrainingSettings:
         optimizer: what consumes the noised mean gradient.
         model: architecture and trained part.
         layout: the tensors that the plan pins.
+        extras: the extra coordinates that the plan declares.
     """
 
     privacy: PrivacyParams
@@ -50,6 +52,7 @@ class TrainingSettings:
     optimizer: LocalOptimizer
     model: ModelSpec
     layout: Layout
+    extras: tuple[ExtraSpec, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.denominator > 0:
@@ -81,7 +84,8 @@ def settings_of(plan: Plan, department: DepartmentId) -> TrainingSettings:
         denominator=plan.denominator(department),
         optimizer=plan.local_optimizer,
         model=plan.model,
-        layout=plan.layout,
+        layout=plan.layout.model_part(),
+        extras=plan.layout.extras,
     )
 
 
@@ -201,6 +205,32 @@ class Trainer:
         with self._attached(parameters) as clipped_sum:
             return self._sum(clipped_sum, data, stream)
 
+    def extras(self, parameters: Vector, data: Prepared, source: RandomSource) -> Vector:
+        """Return the plan's extra coordinates of a round, noised; about the model at its start.
+
+        Args:
+            parameters: the model at the start of the round, shape (layout.size,).
+            data: the department's units with labels, possibly none.
+            source: as for :meth:`train`.
+
+        Returns:
+            Shape (len(settings.extras),), float32; see :func:`clients.training.extras.release_extras`.
+        """
+        if not self.settings.extras:
+            return np.zeros(0, dtype=np.float32)
+        load_vector(self.model, parameters)
+        units = data.to(next(self.model.parameters()).device)
+        with one_thread(when=self.settings.model.trainable == "head"):
+            return release_extras(
+                self.model, units, self.settings.extras, source=source, physical_batch_size=self._at_once
+            )
+
+    @property
+    def _at_once(self) -> int:
+        """Most records in one pass."""
+        at_least = HEAD_BATCH if self.settings.model.trainable == "head" else 1
+        return max(self.flags.physical_batch_size, at_least)
+
     @contextmanager
     def _attached(self, parameters: Vector) -> Iterator[ClippedSum]:
         """Load the round's parameters and attach the engine."""
@@ -212,13 +242,12 @@ class Trainer:
         """Draw one Poisson batch and sum its clipped gradients."""
         privacy = self.settings.privacy
         batch = data.take(poisson_sample(stream, data.units, privacy.sample_rate))
-        at_once = HEAD_BATCH if self.settings.model.trainable == "head" else 1
         return summed_gradient(
             clipped_sum,
             batch.to(next(self.model.parameters()).device),
             size=self.settings.layout.size,
             clip=Clip(privacy.max_grad_norm, privacy.clipping),
-            physical_batch_size=max(self.flags.physical_batch_size, at_once),
+            physical_batch_size=self._at_once,
             loss=per_unit_loss,
         )
 

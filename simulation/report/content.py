@@ -50,9 +50,14 @@ SCORES_OUTSIDE = (
     "In a deployment no score leaves a department."
 )
 NOTHING_ELSE = (
-    "Nothing else left: no record, no column, no raw value, no metric and no count of examples. The bytes are updates, "
-    "clipped, noised and then masked so that only their sum over departments can be read, and the signed protocol "
-    "messages around them."
+    "Nothing else left: no record, no column, no raw value, no metric of a department and no count of examples. The "
+    "bytes are updates, clipped, noised and then masked so that only their sum over departments can be read, and the "
+    "signed protocol messages around them."
+)
+NOISED_METRICS = (
+    "Numbers that the plan declared and every department's policy permits. Each is summed over a department's records, "
+    "every record's part clamped, noised there and masked with the update; only the mean over all departments can be "
+    "read, about the model that the round started from. Their epsilon is part of the charge above."
 )
 CITY_WIDE = (
     "City-wide worst case: one citizen can be in several departments, and their charges then add up. For somebody with "
@@ -65,7 +70,7 @@ def build_document(summary: RunSummary, rows: Sequence[MetricRow]) -> Document:
     sections = (
         Section(anchor="gain", title="What was gained", blocks=_gain_blocks(summary, rows)),
         Section(anchor="privacy", title="What it cost in privacy", blocks=_privacy_blocks(summary)),
-        Section(anchor="left", title="What left each department", blocks=_left_blocks(summary)),
+        Section(anchor="left", title="What left each department", blocks=_left_blocks(summary, rows)),
         Section(anchor="comparison", title="How the comparison was made", blocks=_comparison_blocks(summary)),
         Section(anchor="not-promised", title="What is not promised", blocks=(Items(items=NOT_PROMISED),)),
         Section(anchor="run", title="The run", blocks=_run_blocks(summary)),
@@ -202,7 +207,7 @@ def _city_blocks(summary: RunSummary) -> tuple[Block, ...]:
     return (Paragraph(text=text),)
 
 
-def _left_blocks(summary: RunSummary) -> tuple[Block, ...]:
+def _left_blocks(summary: RunSummary, rows: Sequence[MetricRow]) -> tuple[Block, ...]:
     """Return what was sent, in bytes and tensors."""
     if not summary.left:
         return (Paragraph(text="No department has sent anything that is recorded in this summary."),)
@@ -214,7 +219,38 @@ def _left_blocks(summary: RunSummary) -> tuple[Block, ...]:
             for name, each in summary.left.items()
         ),
     )
-    return (sizes, Paragraph(text=NOTHING_ELSE))
+    return (sizes, *_extra_blocks(summary, rows), Paragraph(text=NOTHING_ELSE))
+
+
+def _extra_blocks(summary: RunSummary, rows: Sequence[MetricRow]) -> tuple[Block, ...]:
+    """Return the noised metrics of the first seed, first and last round, with their noise and what they cost."""
+    if not summary.extras:
+        return ()
+    values = {extra.name: [row for row in rows if row.name == extra.name] for extra in summary.extras}
+    table = Table(
+        caption="Noised metrics, mean over departments",
+        header=("Metric", "First round", "Last round", "Noise (stddev)", "Epsilon alone"),
+        rows=tuple(
+            (
+                extra.name,
+                _value_at(values[extra.name], first=True),
+                _value_at(values[extra.name], first=False),
+                figures.number(extra.noise_stddev),
+                figures.epsilon(extra.epsilon),
+            )
+            for extra in summary.extras
+        ),
+    )
+    return (table, Paragraph(text=NOISED_METRICS))
+
+
+def _value_at(rows: Sequence[MetricRow], *, first: bool) -> str:
+    """Return a metric's value in the first or last round of the first seed."""
+    if not rows:
+        return "-"
+    seed = min(row.seed for row in rows)
+    ordered = sorted((row for row in rows if row.seed == seed), key=lambda row: row.round)
+    return figures.score(ordered[0 if first else -1].value)
 
 
 def _tensors(tensors: dict[str, tuple[int, ...]]) -> str:

@@ -68,9 +68,10 @@ def _left_tile(summary: RunSummary) -> Tile:
     if not summary.left:
         return Tile(question=question, answer="Nothing recorded", meaning="No message is recorded.")
     most = max(each.bytes for each in summary.left.values())
+    inside = f" Noised inside them: {', '.join(extra.name for extra in summary.extras)}." if summary.extras else ""
     meaning = (
-        f"At most {figures.count(most)} bytes from one department in one run. "
-        "Nothing else left: no record, no column, no metric."
+        f"At most {figures.count(most)} bytes from one department in one run.{inside} "
+        "Nothing else left: no record, no column, no metric of a department."
     )
     return Tile(question=question, answer="Encrypted updates only", meaning=meaning)
 

@@ -41,7 +41,7 @@ from shared.secagg.receipts import RECEIPT_LABEL
 from simulation.network import Fault, InMemoryTransport
 from simulation.scenario import PrivacyAsk
 from simulation.world import CONFIG_FILE, now
-from tests.city import MESSAGES, City, open_city, small_scenario
+from tests.city import MESSAGES, City, open_city, permit, small_scenario
 from tests.eavesdropper import Eavesdropper, Exchange
 
 POLICE = DepartmentId("police")
@@ -176,11 +176,13 @@ def rewrite(path: Path, change: Callable[[Rows], Rows]) -> None:
         csv.writer(file).writerows([header, *change(rows)])
 
 
-@pytest.fixture(scope="module")
-def founded(tmp_path_factory: pytest.TempPathFactory) -> Founded:
+@pytest.fixture(scope="module", params=[(), ("train-loss-sum", "unit-count")], ids=["no-extras", "extras"])
+def founded(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Founded:
     """A city whose police hold exactly as many rows as their policy asks for."""
     folder = tmp_path_factory.mktemp("founded")
-    scenario = small_scenario(folder, rounds=ROUNDS)
+    scenario = small_scenario(folder, rounds=ROUNDS, extras=request.param)
+    for name in scenario.departments:
+        permit(Path(scenario.departments[name].policy), "train-loss-sum", "unit-count")
     police = scenario.departments[POLICE]
     binding = cut_fixture(folder, rows=89)  # nine of them are held out
     policy = Path(police.policy)
@@ -191,7 +193,7 @@ def founded(tmp_path_factory: pytest.TempPathFactory) -> Founded:
     scenario = msgspec.structs.replace(scenario, departments={**scenario.departments, POLICE: at_floor})
     with open_city(folder, scenario) as city:
         assert city.world.departments[POLICE].declaration.rows_checked == FLOOR
-    original = folder.with_name("original")
+    original = folder.with_name(f"{folder.name}-original")
     shutil.copytree(folder, original)
     return Founded(city, original, now())
 
@@ -229,27 +231,31 @@ UNTRAINED = ("one malformed row", "one row with too few fields", "a text of ten 
 """Rows that a rule drops: not even the divisor of the update knows of them."""
 
 
-@pytest.fixture(scope="module", params=FAULTS)
-def usual(founded: Founded, request: pytest.FixtureRequest) -> tuple[tuple[Fault, ...], Seen]:
-    faults = FAULTS[request.param]
-    return faults, founded.run(lambda rows: rows, faults)
+QUIET = "nobody drops out"
+CASES = [
+    *((QUIET, name) for name in NEIGHBOURS),
+    *((fault, name) for fault in FAULTS if fault != QUIET for name in ("one row more", "one malformed row")),
+]
 
 
-def test_p1_equal_data_gives_equal_bytes_in_the_vector_too(
-    founded: Founded, usual: tuple[tuple[Fault, ...], Seen]
-) -> None:
+@pytest.fixture(scope="module")
+def usual(founded: Founded) -> Mapping[str, Seen]:
+    """What is seen of the city as it was bound, by fault."""
+    return {name: founded.run(lambda rows: rows, faults) for name, faults in FAULTS.items()}
+
+
+def test_p1_equal_data_gives_equal_bytes_in_the_vector_too(founded: Founded, usual: Mapping[str, Seen]) -> None:
     """Without this the comparison below could pass because nothing is held fixed."""
-    faults, before = usual
-    assert founded.run(lambda rows: rows, faults) == before
-    assert len(before.vectors) == ROUNDS
+    assert founded.run(lambda rows: rows) == usual[QUIET]
+    assert [len(seen.failures) for seen in usual.values()] == [0, 0, 0, 1]
+    assert [len(seen.vectors) for seen in usual.values()] == [ROUNDS] * 4
 
 
-@pytest.mark.parametrize("name", NEIGHBOURS)
+@pytest.mark.parametrize(("fault", "name"), CASES)
 def test_p1_neighbouring_data_sets_give_equal_bytes_outside_the_vector(
-    founded: Founded, usual: tuple[tuple[Fault, ...], Seen], name: str
+    founded: Founded, usual: Mapping[str, Seen], fault: str, name: str
 ) -> None:
-    faults, before = usual
-    after = founded.run(NEIGHBOURS[name], faults)
+    after, before = founded.run(NEIGHBOURS[name], FAULTS[fault]), usual[fault]
     assert after.public() == before.public()
     assert (after.vectors == before.vectors) == (name in UNTRAINED)
 

@@ -27,7 +27,7 @@ Change = Callable[..., Any]
 # The rules of each phase, written down a second time on purpose.
 EXPECTED = {
     Phase.BIND: ["R01", "R06", "R07", "R09", "R23"],
-    Phase.OFFER: ["R01", "R02", "R06", "R07", "R07", "R10", "R11", "R12", "R12", "R15", "R16", "R19", "R23"],
+    Phase.OFFER: ["R01", "R02", "R06", "R07", "R07", "R10", "R11", "R12", "R12", "R15", "R16", "R17", "R19", "R23"],
     Phase.ROUND: [
         "R01",
         "R02",
@@ -41,6 +41,7 @@ EXPECTED = {
         "R15",
         "R15",
         "R16",
+        "R17",
         "R19",
         "R19",
         "R23",

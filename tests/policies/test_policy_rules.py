@@ -15,13 +15,16 @@ from policies.findings import Finding
 from policies.policy import Policy, PopulationCap, PrivacyCaps
 from policies.rules import RULES, Rule, RuleEntry
 from shared.identity import IdentityKey
-from shared.parameters import ExtraSpec, Layout, TensorSpec
+from shared.parameters import ExtraSpec
 from shared.plan import DatasetTerms
 from shared.privacy.accountant import ACCOUNTANT
 
 Change = Callable[..., Any]
 
 STRANGER = IdentityKey.from_private_bytes(bytes([9]) * 32).public
+
+
+LOSS = ExtraSpec(name="loss", unit_bound=2.0, sample_rate=1.0, noise_multiplier=9.0, max_abs=1.0, scale=1.0)
 
 
 class Case(NamedTuple):
@@ -170,6 +173,9 @@ CASES = [
     # R17
     Case(limits.metrics_allowed, "facts.outgoing.metrics", ("loss",), False),
     Case(limits.metrics_allowed, "policy.outgoing.metrics", ("loss",), True),
+    Case(limits.plan_metrics_allowed, "facts.plan.layout.extras", (LOSS,), False),
+    Case(limits.plan_metrics_allowed, "facts.plan.layout.extras", (), True),
+    Case(limits.plan_metrics_allowed, "facts.plan", None, False),
     # R19
     Case(governance.authority_pinned, "facts.authority_key", STRANGER, False),
     Case(governance.authority_pinned, "facts.roster_key", STRANGER, False),
@@ -269,23 +275,32 @@ def test_p4_approvals_of_another_plan_do_not_count(policy: Policy, facts: Facts)
     assert not governance.plan_approved(policy, dataclasses.replace(facts, approvals=other)).ok
 
 
-def layout_with_extra(noise_stddev: float) -> Layout:
-    extra = ExtraSpec(name="loss", scale=1.0, max_abs=1.0, noise_stddev=noise_stddev)
-    return Layout(tensors=(TensorSpec(name="head.weight", shape=(1, 4)),), extras=(extra,))
-
-
-class OtherPlan(NamedTuple):
-    """Stands for a plan version that has extra coordinates; this one's plan refuses them."""
-
-    layout: Layout
+def with_extra(facts: Facts, noise_multiplier: float) -> Facts:
+    extra = msgspec.structs.replace(LOSS, noise_multiplier=noise_multiplier)
+    assert facts.plan is not None
+    layout = msgspec.structs.replace(facts.plan.layout, extras=(extra,))
+    return dataclasses.replace(facts, plan=msgspec.structs.replace(facts.plan, layout=layout))
 
 
 def test_a_metric_leaves_only_when_allowed_declared_and_noised(policy: Policy, facts: Facts, change: Change) -> None:
-    with_metric = change(facts, "outgoing.metrics", ("loss",))
+    leaving = change(facts, "outgoing.metrics", ("loss",))
     for noise, allowed, ok in ((0.5, ("loss",), True), (0.0, ("loss",), False), (0.5, (), False)):
         judged = change(policy, "outgoing.metrics", allowed)
-        with_extra = dataclasses.replace(with_metric, plan=OtherPlan(layout=layout_with_extra(noise)))
-        assert limits.metrics_allowed(judged, with_extra).ok is ok
+        assert limits.metrics_allowed(judged, with_extra(leaving, noise)).ok is ok
+    assert not limits.metrics_allowed(change(policy, "outgoing.metrics", ("loss",)), leaving).ok
+
+
+def test_a_plan_is_refused_for_a_metric_that_is_not_allowed_or_has_too_little_noise(
+    policy: Policy, facts: Facts, change: Change
+) -> None:
+    permitting = change(policy, "outgoing.metrics", ("loss",))
+    floor = policy.training.min_noise_multiplier
+    assert limits.plan_metrics_allowed(policy, facts).ok
+    assert limits.plan_metrics_allowed(permitting, with_extra(facts, floor)).ok
+    unasked = limits.plan_metrics_allowed(policy, with_extra(facts, floor))
+    assert (unasked.ok, unasked.found) == (False, "metrics: loss")
+    quiet = limits.plan_metrics_allowed(permitting, with_extra(facts, floor / 2))
+    assert (quiet.ok, quiet.found) == (False, f"noise multiplier of loss: {floor / 2:g}")
 
 
 def test_a_finding_names_only_what_failed(policy: Policy, facts: Facts, change: Change) -> None:

@@ -21,7 +21,7 @@ from shared.messages import HeadReceipt, Receipt, Reveal, RevealRequest
 from shared.parameters import Vector
 from shared.secagg.ring import fraction_bits, project
 from simulation.network import Fault, InMemoryTransport
-from tests.city import FOUR, City, open_city, small_scenario
+from tests.city import FOUR, City, open_city, permit, small_scenario
 from tests.eavesdropper import Eavesdropper
 
 T = TypeVar("T")
@@ -64,6 +64,47 @@ def resolution(city: City, asked: int, in_sum: Sequence[str], model: Vector) -> 
     weights = sum(city.world.plan.datasets[name].weight for name in in_sum)
     bits = fraction_bits(asked, city.world.plan.aggregation.bound)
     return float(len(in_sum) * 2.0 ** -(bits + 1) / weights + 2 * np.spacing(np.abs(model).max()))
+
+
+# --- extra coordinates of the sum ----------------------------------------------------------------------------
+
+
+def test_p2_only_the_mean_of_an_extra_is_read_over_the_public_sizes_of_the_survivors(tmp_path: Path) -> None:
+    scenario = small_scenario(tmp_path, extras=("train-loss-sum", "unit-count"), spare_attempts=0)
+    for item in scenario.departments.values():
+        permit(Path(item.policy), "train-loss-sum", "unit-count")
+    fault = Fault(department=HEALTH, step="update", kind="drop-reply", round=2, until=2)
+    with open_city(tmp_path, scenario, source=noiseless) as city:
+        result = city.run([fault])
+        plan, departments = city.world.plan, city.world.departments
+        for item, survivors in zip(result.rounds, (FOUR, tuple(n for n in FOUR if n != HEALTH)), strict=True):
+            assert item.survivors == survivors
+            sizes = sum(plan.datasets[name].public_size for name in survivors)
+            rows = sum(len(departments[DepartmentId(name)].rows(plan)) for name in survivors)
+            loss, count = item.metrics
+            assert (loss.name, count.name) == ("train-loss-sum", "unit-count")
+            assert count.value == pytest.approx(rows / sizes, rel=1e-4)
+            noise = plan.layout.extras[1].noise_multiplier
+            assert count.noise_stddev == pytest.approx(noise * len(survivors) ** 0.5 / sizes)
+            assert loss.noise_stddev == pytest.approx(2 * count.noise_stddev)
+        first, second = (item.metrics[0].value for item in result.rounds)
+        assert first == pytest.approx(np.log(2) * rows_share(city), rel=1e-3), "a head of zeros gives every unit log 2"
+        assert second != pytest.approx(first, rel=1e-3)
+        done = bodies(city.world.authority_journal, EntryKind.ROUND, RoundDone)
+        assert [item.metrics for item in done] == [item.metrics for item in result.rounds]
+        assert city.watcher.results[-1].model.size == plan.layout.size
+
+
+def rows_share(city: City) -> float:
+    """Usable rows over declared sizes, all departments."""
+    plan = city.world.plan
+    rows = sum(len(item.rows(plan)) for item in city.world.departments.values())
+    return rows / sum(terms.public_size for terms in plan.datasets.values())
+
+
+def test_without_declared_extras_there_is_no_metric(tmp_path: Path) -> None:
+    with open_city(tmp_path) as city:
+        assert [item.metrics for item in city.run().rounds] == [(), ()]
 
 
 # --- the sum -------------------------------------------------------------------------------------------------

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 
 import msgspec
 import numpy as np
 import pytest
 
-from server.plans import calibrated_privacy, draft_plan, sign_plan
+from server.plans import calibrated_privacy, declare_extras, draft_plan, extras_noise, sign_plan
 from shared.errors import ProtocolError
 from shared.identity import DepartmentId, IdentityKey, Roster
 from shared.package import package_digest
 from shared.parameters import model_hash
 from shared.plan import LocalOptimizer, ModelSpec, Plan, ServerOptimizerSpec, TaskSpec, accept_plan
-from shared.privacy.accountant import epsilon, event_of
+from shared.privacy.accountant import MechanismEvent, epsilon, event_of
+from shared.privacy.extras import KNOWN, clamp_and_scale
 from shared.privacy.plan import PrivacyBudget
 from tests.server.small_plan import DAY, LAYOUT, PRIVACY, plan_with
 
@@ -71,6 +73,31 @@ def test_p3_the_noise_is_calibrated_over_all_rounds_and_spare_attempts() -> None
     assert (privacy.budget, privacy.sample_rate, privacy.steps, privacy.max_grad_norm) == (budget, 0.2, 3, 0.5)
     assert 0.95 * budget.epsilon < epsilon([event_of(privacy, 4)], budget.delta) <= budget.epsilon
     assert epsilon([event_of(privacy, 5)], budget.delta) > budget.epsilon
+
+
+def test_p3_extras_take_their_share_and_the_noise_of_training_makes_room_for_them() -> None:
+    budget, attempts = PrivacyBudget(epsilon=1.0, delta=1e-4), 6
+    noise = extras_noise(budget, share=0.2, extras=2, attempts=attempts)
+    extras = [MechanismEvent(noise_multiplier=noise, sample_rate=1.0, steps=attempts)] * 2
+    assert 0.19 < epsilon(extras, budget.delta) <= 0.2
+    numbers = {"sample_rate": 0.2, "steps": 3, "attempts": attempts, "max_grad_norm": 0.5}
+    alone = calibrated_privacy(budget, **numbers)  # type: ignore[arg-type]  # three ints and two floats in one dict
+    beside = calibrated_privacy(budget, beside=extras, **numbers)  # type: ignore[arg-type]  # as above
+    assert alone.noise_multiplier < beside.noise_multiplier < 1.1 * alone.noise_multiplier
+    assert 0.99 < epsilon([event_of(beside, attempts), *extras], budget.delta) <= budget.epsilon
+
+
+def test_declared_extras_stay_within_the_ring_whatever_is_summed() -> None:
+    extras = declare_extras(tuple(KNOWN), noise_multiplier=30.0, public_sizes=[40, 900], bound=64.0)
+    assert [extra.name for extra in extras] == list(KNOWN)
+    for extra in extras:
+        assert extra.max_abs >= 900 * extra.unit_bound + 10 * extra.noise_stddev
+        for value in (math.inf, 1e9, -1e9):
+            assert abs(float(clamp_and_scale(np.array([value]), [extra])[0])) <= 64.0
+    plan = plan_with({"a": 1.0, "b": 0.5, "c": 0.25})
+    layout = msgspec.structs.replace(plan.layout, extras=extras)
+    with pytest.raises(ValueError, match="at most `bound`"):
+        msgspec.structs.replace(plan, layout=layout)
 
 
 def test_p4_a_plan_is_accepted_under_the_pinned_key_alone() -> None:

@@ -77,6 +77,7 @@ def test_the_summary_has_exactly_the_promised_keys(study: Study) -> None:
         "rounds",
         "spare_attempts",
         "city_worst_case",
+        "extras",
         "started",
         "finished",
         "versions",
