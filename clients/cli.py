@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import msgspec
+import typer
 
 from clients.commands import audit, config, data, enrol, plan, policy, roster, serve
 from clients.commands.options import ConfigArgument, JsonOption
@@ -46,6 +49,26 @@ def export_charges(config: ConfigArgument) -> None:
     with open_journal(config) as journal:
         for charge in PrivacyLedger(journal, lambda: dt.datetime.now(dt.UTC)).export():
             sys.stdout.write(msgspec.json.encode(charge).decode() + "\n")
+
+
+@app.command("privacy-audit")
+def privacy_audit(
+    config: ConfigArgument,
+    plan: Annotated[Path, typer.Argument(help="A signed plan, approved or not.", metavar="PLANFILE")],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path("privacy-audit"),
+    as_json: JsonOption = False,
+) -> None:
+    """Test whether the training code installed here keeps the epsilon that a plan claims; no record takes part."""
+    from clients.plan_audit import audit_plan
+    from clients.training.audit.page import HTML_FILE, lines
+
+    result = audit_plan(config, plan, out=out, now=dt.datetime.now(dt.UTC))
+    if as_json:
+        print_json(result)
+    else:
+        print_lines([*lines(result), f"Report: {out / HTML_FILE}"])
+    result.require_passed()
 
 
 @app.command()

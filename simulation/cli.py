@@ -125,7 +125,7 @@ def audit(
     """Test whether the training code keeps the epsilon that its plan claims; no record takes part."""
     from rich.console import Console
 
-    from simulation.audit.command import audit_scenario
+    from simulation.audit import audit_scenario
     from simulation.home import find_home
     from simulation.scenario import load_scenario
 

@@ -1,6 +1,6 @@
 """The report of a run: ``report.html``, ``report.md`` and the model card, all from the same summary.
 
-:func:`write_report` builds one :class:`~simulation.report.document.Document` and renders it twice, so the two
+:func:`write_report` builds one :class:`~shared.report.document.Document` and renders it twice, so the two
 files cannot show different figures.
 """
 
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shared.report.markdown import render_markdown
+from shared.report.page import render_page
 from simulation.report.card import model_card
 from simulation.report.content import build_document
-from simulation.report.markdown import render_markdown
-from simulation.report.page import render_page
 from simulation.summary import read_metrics, read_summary, write_whole
 
 __all__ = ["HTML_FILE", "MARKDOWN_FILE", "model_card", "write_report"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from simulation.report import figures
-from simulation.report.document import Definitions, Table
-from simulation.report.markdown import escape, render_definitions, render_table
+from shared.report import figures
+from shared.report.document import Definitions, Table
+from shared.report.markdown import escape, render_definitions, render_table
 from simulation.report.promises import NOT_PROMISED, UNIT_LABELS, UNSAFE_NOISE, privacy_terms, same_terms
 from simulation.summary import RunSummary
 

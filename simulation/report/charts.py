@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from simulation.report import figures, plots
-from simulation.report.document import Figure, Table
+from shared.report import figures
+from shared.report.document import Figure, Table
+from simulation.report import plots
 from simulation.statistics import mean_interval
 from simulation.summary import ArmName, GainSummary, MetricRow, PrivacySummary, RunSummary
 

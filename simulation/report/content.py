@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simulation.report import figures
+from shared.report import figures
+from shared.report.document import Block, Definitions, Document, Items, Paragraph, Section, Table
 from simulation.report.charts import budget_figure, curve_figure, gain_figure
-from simulation.report.document import Block, Definitions, Document, Items, Paragraph, Section, Table
 from simulation.report.headline import tiles
 from simulation.report.promises import (
     NOT_PROMISED,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from simulation.report import figures
-from simulation.report.document import Tile
+from shared.report import figures
+from shared.report.document import Tile
 from simulation.report.promises import UNIT_LABELS
 from simulation.summary import GainSummary, RunSummary
 

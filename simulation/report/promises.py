@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from simulation.report import figures
+from shared.report import figures
 from simulation.summary import PrivacySummary, RunSummary
 
 UNIT_LABELS = {"record": "record, not per person", "person": "person"}

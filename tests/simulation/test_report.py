@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from shared.errors import ConfigError
-from simulation.report import HTML_FILE, MARKDOWN_FILE, figures, model_card, plots, write_report
+from shared.report import figures
+from simulation.report import HTML_FILE, MARKDOWN_FILE, model_card, plots, write_report
 from simulation.report.charts import curve_points
 from simulation.statistics import arm_summary, gain_summary
 from simulation.summary import (

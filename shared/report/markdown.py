@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from simulation.report.document import Block, Definitions, Document, Figure, Items, Paragraph, Section, Table
+from shared.report.document import Block, Definitions, Document, Figure, Items, Paragraph, Section, Table
 
 _MARKUP = re.compile(r"([\\`*|\[\]#~])")
 

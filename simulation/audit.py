@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from clients.training.audit.page import HTML_FILE, lines, write_audit
+from clients.training.audit.run import AuditResult, run_audit
 from shared.plan import ModelSpec
 from shared.tasks.features import HASHED_WORDS_SHA256
-from simulation.audit.page import HTML_FILE, lines, write_audit
-from simulation.audit.run import AuditResult, run_audit
 from simulation.home import Home
 from simulation.run import calibrate
 from simulation.scenario import Scenario
@@ -30,7 +30,15 @@ def audit_scenario(scenario: Scenario, *, home: Home, out: Path, note: Callable[
         SetupError: the base model could not be fetched.
     """
     spec, weights_dir = _model(scenario, home, note)
-    result = run_audit(scenario, privacy=calibrate(scenario), spec=spec, weights_dir=weights_dir, now=now())
+    result = run_audit(
+        scenario.name,
+        privacy=calibrate(scenario),
+        attempts=scenario.rounds + scenario.spare_attempts,
+        spec=spec,
+        weights_dir=weights_dir,
+        flags=scenario.performance,
+        now=now(),
+    )
     write_audit(result, out)
     for line in (*lines(result), f"Report: {out / HTML_FILE}"):
         note(line)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from simulation.audit.bound import bound_of_scores, lower_bound, p_value
-from simulation.audit.diagnostic import gaussian_epsilon
+from clients.training.audit.bound import bound_of_scores, lower_bound, p_value
+from clients.training.audit.diagnostic import gaussian_epsilon
 
 
 def p_value_in_fractions(canaries: int, guesses: int, right: int, odds: Fraction, delta: Fraction) -> Fraction:

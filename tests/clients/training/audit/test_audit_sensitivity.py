@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
+from clients.training.audit.inversion import demonstrate_inversion
+from clients.training.audit.sensitivity import measure_sensitivity
 from clients.training.noise import UnsafeSeededSource
 from shared.plan import ModelSpec
 from shared.privacy.plan import PerformanceFlags, PrivacyBudget, PrivacyParams
 from shared.tasks.features import HASHED_WORDS_SHA256
 from shared.tasks.text import Prepared
-from simulation.audit.inversion import demonstrate_inversion
-from simulation.audit.sensitivity import measure_sensitivity
-from tests.fixtures.tiny_bert import tiny_spec, write_tiny_bert
-from tests.simulation.audit.planted_faults import (
+from tests.clients.training.audit.planted_faults import (
     unsafe_averaged,
     unsafe_centred,
     unsafe_class_weighted,
     unsafe_over_positives,
 )
+from tests.fixtures.tiny_bert import tiny_spec, write_tiny_bert
 
 HASHED = ModelSpec(architecture="hashed-words", base_weights_sha256=HASHED_WORDS_SHA256)
 Loss = Callable[[nn.Module, Prepared], Tensor]

@@ -9,7 +9,7 @@ from html import escape
 from importlib import resources
 from string import Template
 
-from simulation.report.document import Block, Definitions, Document, Figure, Items, Paragraph, Section, Table, Tile
+from shared.report.document import Block, Definitions, Document, Figure, Items, Paragraph, Section, Table, Tile
 
 VERDICT_CLASSES = {
     "gain": "gain",
@@ -21,7 +21,7 @@ VERDICT_CLASSES = {
 
 def render_page(document: Document) -> str:
     """Return the whole page."""
-    template = Template(resources.files("simulation.report").joinpath("page.html").read_text(encoding="utf-8"))
+    template = Template(resources.files("shared.report").joinpath("page.html").read_text(encoding="utf-8"))
     links = "".join(f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in document.sections)
     return template.substitute(
         title=escape(document.title),

@@ -7,20 +7,16 @@ than one run in 100,000; correct code gave at most 0.52.
 
 from __future__ import annotations
 
+import datetime as dt
+
 import msgspec
 import numpy as np
 import pytest
 
-from clients.training.clipping import CLIP_MARGIN
-from clients.training.noise import OsRandomSource, RandomSource, UnsafeSeededSource
-from shared.errors import AuditError
-from shared.plan import ModelSpec
-from shared.privacy.plan import PerformanceFlags, PrivacyBudget, PrivacyParams
-from shared.tasks.features import HASHED_WORDS_SHA256
-from simulation.audit.bound import Bound
-from simulation.audit.canaries import CANARIES, run_canaries
-from simulation.audit.page import build_document, lines
-from simulation.audit.run import (
+from clients.training.audit.bound import Bound
+from clients.training.audit.canaries import CANARIES, run_canaries
+from clients.training.audit.page import build_document, lines
+from clients.training.audit.run import (
     AuditResult,
     Claim,
     ClaimResult,
@@ -30,10 +26,14 @@ from simulation.audit.run import (
     reference_claim,
     run_audit,
 )
-from simulation.report.page import render_page
-from simulation.scenario import Scenario, load_scenario
-from simulation.world import now
-from tests.simulation.audit.planted_faults import (
+from clients.training.clipping import CLIP_MARGIN
+from clients.training.noise import OsRandomSource, RandomSource, UnsafeSeededSource
+from shared.errors import AuditError
+from shared.plan import ModelSpec
+from shared.privacy.plan import PerformanceFlags, PrivacyBudget, PrivacyParams
+from shared.report.page import render_page
+from shared.tasks.features import HASHED_WORDS_SHA256
+from tests.clients.training.audit.planted_faults import (
     UnsafeSmallNoiseSource,
     UnsafeUnsampledSource,
     unsafe_membership,
@@ -70,17 +70,15 @@ def failed_with(result: ClaimResult) -> set[str]:
 
 def small_audit(source: RandomSource | None = None, **changes: object) -> AuditResult:
     """Audit with a short plan."""
-    overrides = ("model.architecture=hashed-words", "rounds=1", "spare_attempts=0", "performance.device=cpu")
-    scenario: Scenario = load_scenario("emergency-triage", overrides)[0]
-    privacy = plan_claim(1.0).privacy
-    chosen = UnsafeSeededSource(7) if source is None else source
     return run_audit(
-        scenario,
-        privacy=privacy,
+        "small",
+        privacy=msgspec.structs.replace(plan_claim(1.0).privacy, steps=STEPS // 5),
+        attempts=5,
         spec=HASHED,
         weights_dir=None,
-        now=now(),
-        source=chosen,
+        flags=CPU,
+        now=dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
+        source=UnsafeSeededSource(7) if source is None else source,
         membership=unsafe_membership(7),
         **changes,  # type: ignore[arg-type]  # chosen by each test
     )

@@ -1,7 +1,8 @@
 """The audit as a whole: what is run, what it found, and what counts as failed (privacy 7).
 
 A claim is an epsilon that a plan promises. Two are audited: a reference plan of epsilon 1, where the test has power
-whatever the scenario asks for, and the scenario's own plan.
+whatever is asked for, and the plan that is audited. The same code serves a department, which audits its own
+installation before it approves a plan, and a researcher, who audits a scenario's.
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
+from clients.training.audit.bound import Bound, bound_of_scores
+from clients.training.audit.canaries import CANARIES, run_canaries
+from clients.training.audit.diagnostic import Diagnostic, diagnose
+from clients.training.audit.inversion import Inversion, demonstrate_inversion
+from clients.training.audit.sensitivity import Sensitivity, measure_sensitivity
 from clients.training.clipping import Loss
 from clients.training.noise import OsRandomSource, RandomSource, StepStream
-from server.plans import calibrated_privacy
 from shared.codec import Record
 from shared.errors import AuditError
 from shared.plan import ModelSpec
+from shared.privacy.accountant import calibrate_noise
 from shared.privacy.plan import PerformanceFlags, PrivacyBudget, PrivacyParams
 from shared.tasks.text import per_unit_loss
-from simulation.audit.bound import Bound, bound_of_scores
-from simulation.audit.canaries import CANARIES, run_canaries
-from simulation.audit.diagnostic import Diagnostic, diagnose
-from simulation.audit.inversion import Inversion, demonstrate_inversion
-from simulation.audit.sensitivity import Sensitivity, measure_sensitivity
-from simulation.scenario import Scenario
 
 Verdict = Literal["exceeded", "not contradicted", "not informative"]
 
@@ -71,7 +73,7 @@ class Failure(Record, frozen=True, kw_only=True):
 class AuditResult(Record, frozen=True, kw_only=True):
     """Everything that the audit found; ``audit.json``. No figure in it comes from a record of anybody."""
 
-    scenario: str
+    name: str
     trainable: str
     canaries: int
     claims: tuple[ClaimResult, ...]
@@ -94,12 +96,13 @@ class AuditResult(Record, frozen=True, kw_only=True):
 
 def reference_claim() -> Claim:
     """Return the plan on which the audit has power: epsilon 1 at delta 1e-5, 300 steps at sampling rate 0.05."""
-    privacy = calibrated_privacy(
-        REFERENCE_BUDGET,
+    noise = calibrate_noise(budget=REFERENCE_BUDGET, sample_rate=REFERENCE_SAMPLE_RATE, total_steps=REFERENCE_STEPS)
+    privacy = PrivacyParams(
+        budget=REFERENCE_BUDGET,
         sample_rate=REFERENCE_SAMPLE_RATE,
         steps=REFERENCE_STEPS,
-        attempts=1,
         max_grad_norm=1.0,
+        noise_multiplier=noise,
     )
     return Claim(name="reference", privacy=privacy, steps=REFERENCE_STEPS)
 
@@ -134,23 +137,28 @@ def judge(bound: Bound, claimed: float) -> Verdict:
 
 
 def run_audit(
-    scenario: Scenario,
+    name: str,
     *,
     privacy: PrivacyParams,
+    attempts: int,
     spec: ModelSpec,
     weights_dir: Path | None,
+    flags: PerformanceFlags,
     now: dt.datetime,
     source: RandomSource | None = None,
     membership: StepStream | None = None,
     loss: Loss = per_unit_loss,
 ) -> AuditResult:
-    """Audit the training code with the numbers of a scenario.
+    """Audit the training code installed here with the numbers of a plan.
 
     Args:
-        scenario: whose plan is the second claim.
-        privacy: the scenario's calibrated parameters.
-        spec: the scenario's model; its trained part is what the sensitivity test trains.
+        name: of the plan or scenario, for the report.
+        privacy: the plan's parameters. Shared noise is audited as if one department added all of it: what is asked is
+            whether sampler, clipper and accountant agree, and no encrypted sum takes part.
+        attempts: rounds and spare attempts, all that is charged.
+        spec: the plan's model; its trained part is what the sensitivity test trains.
         weights_dir: folder of the base model.
+        flags: as for :func:`clients.training.train.train_round`.
         now: when the audit started.
         source: randomness of the training; cryptographic outside tests.
         membership: draws the canaries; cryptographic outside tests.
@@ -162,8 +170,7 @@ def run_audit(
     begin = time.process_time()
     randomness = source or OsRandomSource()
     coins = membership or OsRandomSource().fork_step()
-    flags = scenario.performance
-    attempts = scenario.rounds + scenario.spare_attempts
+    privacy = msgspec.structs.replace(privacy, mechanism="poisson-dpsgd", noise_shares=1)
     plan = Claim(name="plan", privacy=privacy, steps=privacy.steps * attempts)
     claims = tuple(
         audit_claim(claim, source=randomness, membership=coins, flags=flags) for claim in (reference_claim(), plan)
@@ -171,7 +178,7 @@ def run_audit(
     sensitivity = measure_sensitivity(spec, privacy, weights_dir=weights_dir, flags=flags, loss=loss)
     inversion = demonstrate_inversion(privacy, source=randomness)
     return AuditResult(
-        scenario=scenario.name,
+        name=name,
         trainable=spec.trainable,
         canaries=CANARIES,
         claims=claims,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import math
 
-from simulation.summary import Interval
+Interval = tuple[float, float]
+"""(low, high) of a 95 % interval."""
 
 NO_INTERVAL = "needs two seeds"
 

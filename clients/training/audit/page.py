@@ -6,22 +6,21 @@ from pathlib import Path
 
 import msgspec
 
-from shared.private_files import make_private_folder
-from simulation.audit.bound import CONFIDENCE
-from simulation.audit.inversion import RECOVERED
-from simulation.audit.run import AuditResult, ClaimResult, Verdict
-from simulation.audit.sensitivity import TOLERANCE
-from simulation.report import figures
-from simulation.report.document import Document, Items, Paragraph, Section, Table, Tile
-from simulation.report.markdown import render_markdown
-from simulation.report.page import render_page
-from simulation.summary import write_whole
+from clients.training.audit.bound import CONFIDENCE
+from clients.training.audit.inversion import RECOVERED
+from clients.training.audit.run import AuditResult, ClaimResult, Verdict
+from clients.training.audit.sensitivity import TOLERANCE
+from shared.private_files import make_private_folder, replace_private_file
+from shared.report import figures
+from shared.report.document import Document, Items, Paragraph, Section, Table, Tile
+from shared.report.markdown import render_markdown
+from shared.report.page import render_page
 
 JSON_FILE = "audit.json"
 HTML_FILE = "audit.html"
 MARKDOWN_FILE = "audit.md"
 
-PLAN_WORDS = {"reference": "reference plan", "plan": "scenario's plan"}
+PLAN_WORDS = {"reference": "reference plan", "plan": "plan"}
 
 VERDICT_MEANING: dict[Verdict, str] = {
     "exceeded": "The run refutes the claim: the code protects less than its accountant says.",
@@ -79,12 +78,17 @@ LIMITS = (
 
 
 def write_audit(result: AuditResult, folder: Path) -> None:
-    """Write the three files; older ones of the same names are replaced."""
+    """Write the three files, readable by this account only; older ones of the same names are replaced.
+
+    Raises:
+        SetupError: ``home-not-writable``.
+        OSError: when the disk is full.
+    """
     make_private_folder(folder)
     document = build_document(result)
-    write_whole(folder / JSON_FILE, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
-    write_whole(folder / HTML_FILE, render_page(document).encode())
-    write_whole(folder / MARKDOWN_FILE, render_markdown(document).encode())
+    replace_private_file(folder / JSON_FILE, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    replace_private_file(folder / HTML_FILE, render_page(document).encode())
+    replace_private_file(folder / MARKDOWN_FILE, render_markdown(document).encode())
 
 
 def build_document(result: AuditResult) -> Document:
@@ -97,7 +101,7 @@ def build_document(result: AuditResult) -> Document:
         Section(anchor="limits", title="What an audit does not show", blocks=(Items(items=LIMITS),)),
     )
     return Document(
-        title=f"CityFed privacy audit: {result.scenario}",
+        title=f"CityFed privacy audit: {result.name}",
         subtitle=f"{figures.count(result.canaries)} canaries, {figures.seconds(result.cpu_seconds)} of processor time, "
         f"started {figures.moment(result.started)}.",
         warnings=tuple(failure.text for failure in result.failures),

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from simulation.audit.page import lines
-from simulation.audit.run import AuditResult
+from clients.training.audit.page import lines
+from clients.training.audit.run import AuditResult
 from simulation.cli import main
 from tests.command_line import Run, runner
 

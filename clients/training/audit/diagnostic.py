@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
+from clients.training.audit.canaries import CanaryRun
 from clients.training.clipping import CLIP_MARGIN
 from shared.codec import Record
-from simulation.audit.canaries import CanaryRun
 
 STANDARD_ERRORS = 5
 """Deviations up to this many standard errors are chance: one false alarm in more than a million audits."""

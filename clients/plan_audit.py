@@ -1,0 +1,49 @@
+"""``cityfed-client privacy-audit``: what the code installed here does under a plan, before anybody approves it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+from clients.config import load_config, load_trust, read_file
+from clients.training.audit.page import write_audit
+from clients.training.audit.run import AuditResult, run_audit
+from shared.codec import decode
+from shared.errors import ProtocolError
+from shared.identity import MAX_SIGNED_BYTES, Signed
+from shared.package import package_digest
+from shared.plan import accept_plan
+
+
+def audit_plan(config_path: Path, plan_file: Path, *, out: Path, now: dt.datetime) -> AuditResult:
+    """Audit this department's installation with the numbers of a signed plan and write the report.
+
+    Args:
+        config_path: this department's ``client.toml``; of it the pinned authority key, base weights and performance
+            settings are read. Binding, rows and journal are not opened, and nothing is charged.
+        plan_file: the signed plan as it travels.
+        out: folder of the report.
+        now: the present time.
+
+    Raises:
+        ConfigError: the configuration or ``file-missing``; what the model's preflight refuses.
+        ProtocolError: ``signature-invalid``, ``message-malformed``, ``package-foreign``.
+        SetupError: base weights are missing, or ``home-not-writable``.
+        ModelError: base weights that are not the plan's.
+    """
+    config = load_config(config_path)
+    signed = decode(read_file(plan_file), Signed, max_bytes=2 * MAX_SIGNED_BYTES)
+    plan = accept_plan(signed, load_trust(config).authority_key)
+    if plan.package_digest != package_digest():
+        raise ProtocolError("package-foreign", "The plan was made for another version of this package.")
+    result = run_audit(
+        plan.name,
+        privacy=plan.privacy,
+        attempts=plan.attempts,
+        spec=plan.model,
+        weights_dir=config_path.parent / config.weights if config.weights else None,
+        flags=config.performance,
+        now=now,
+    )
+    write_audit(result, out)
+    return result
