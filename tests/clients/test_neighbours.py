@@ -281,3 +281,21 @@ def test_p1_twice_the_rows_move_the_model_twice_as_far_so_no_divisor_counts_them
             moved.append(city.run().model - city.basis.initial)
     assert np.abs(moved[0]).max() > 0.1
     np.testing.assert_allclose(moved[1], 2 * moved[0], atol=1e-5)
+
+
+def test_p1_a_row_becomes_the_same_unit_whatever_rows_stand_beside_it(tmp_path: Path) -> None:
+    """No scaler, vocabulary, class weight or cut-off is fitted on rows: a unit is a function of its row alone."""
+    with open_city(tmp_path) as city:
+        police = city.world.departments[POLICE]
+        path = Path(police.binding.source.path)
+        whole = police.rows(city.world.plan)
+        original = path.read_text()
+        for keep in (slice(0, 1), slice(10, 30), slice(None, None, 2)):
+            path.write_text(original)
+            rewrite(path, lambda rows, keep=keep: [CALL, *rows[keep]])  # type: ignore[misc]  # bound early
+            police._rows.clear()  # a node reads a frozen data set once
+            part = police.rows(city.world.plan)
+            np.testing.assert_array_equal(part.inputs[0][1:], whole.inputs[0][keep])
+            assert part.labels is not None
+            assert whole.labels is not None
+            np.testing.assert_array_equal(part.labels[1:], whole.labels[keep])
