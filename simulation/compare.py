@@ -10,7 +10,7 @@ import msgspec
 
 from shared.codec import Record
 from shared.errors import ConfigError
-from simulation.report import figures
+from shared.report import figures
 from simulation.run_folder import SCENARIO_FILE, finished_seeds
 from simulation.scenario import Scenario
 from simulation.statistics import gain_summary
