@@ -31,7 +31,8 @@ from shared.errors import ConfigError, ProtocolError
 from shared.identity import DepartmentId, Roster, Signed, verify_bytes
 from shared.package import package_digest
 from shared.plan import LocalOptimizer, ModelSpec, Plan, ServerOptimizerSpec, TaskSpec, default_aggregation
-from shared.privacy.extras import require_known
+from shared.privacy.citywide import city_worst_case
+from shared.privacy.extras import plan_events, require_known
 from shared.private_files import make_private_folder
 from shared.tasks.features import HASHED_WORDS_SHA256
 
@@ -146,6 +147,15 @@ def draft(
     make_private_folder(home.models)
     write_model(home.model(plan.initial_model_sha256), basis.initial, plan)
     return plan, write_plan(home, PlanState.DRAFT, plan, encode(plan))
+
+
+def city_line(plan: Plan) -> str:
+    """Say what a plan costs somebody who has a record in every department, which no department can know (privacy 1)."""
+    worst = city_worst_case(plan_events(plan, plan.attempts), len(plan.datasets), plan.privacy.budget.delta)
+    return (
+        f"Somebody in the data of all {worst.departments} departments pays at most epsilon {worst.epsilon:.4f} "
+        f"at delta {worst.delta:g}."
+    )
 
 
 def load_basis(home: AuthorityHome, choice: ModelChoice) -> ModelBasis:

@@ -30,6 +30,7 @@ from shared.errors import ConfigError
 from shared.identity import DepartmentId
 from shared.plan import default_aggregation
 from shared.privacy.accountant import epsilon
+from shared.privacy.citywide import city_worst_case
 from shared.privacy.extras import extra_charges, noised_metrics, plan_events
 from shared.privacy.plan import PrivacyParams
 from shared.private_files import make_private_folder
@@ -325,15 +326,13 @@ def _total_seconds(results: Sequence[SeedResult]) -> dict[str, float]:
 
 
 def _city_worst_case(scenario: Scenario, first: SeedResult | None, out: Path) -> CityWorstCase | None:
-    """Compose all departments' events: one person may have a record in each of them (privacy 1)."""
+    """Say what somebody pays who has a record in each department (privacy 1)."""
     if first is None:
         return None
     plan = read_plan(out)
-    if plan.privacy.mechanism == "shared-noise":
-        return None  # each step is a mixture there; adding charges up would claim too little
     events = plan_events(plan, plan.attempts)
     delta = plan.privacy.budget.delta
-    return CityWorstCase(epsilon=epsilon(events * len(scenario.departments), delta), delta=delta)
+    return CityWorstCase(epsilon=city_worst_case(events, len(scenario.departments), delta).epsilon, delta=delta)
 
 
 def _extras(first: SeedResult | None, out: Path) -> tuple[ExtraSummary, ...]:

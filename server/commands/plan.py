@@ -28,13 +28,13 @@ def draft(
     valid_days: Annotated[int, typer.Option("--valid-days", help="Days that the plan is valid.", metavar="DAYS")] = 30,
 ) -> None:
     """Draft a plan for the departments that told of their data sets."""
+    from server.drafts import city_line, load_ask
     from server.drafts import draft as make_draft
-    from server.drafts import load_ask
     from server.home import AuthorityHome
 
     authority, now = AuthorityHome(home), dt.datetime.now(dt.UTC)
     plan, path = make_draft(authority, load_ask(scenario), summaries, now=now, valid_days=valid_days)
-    print_lines([f"Drafted {plan.name} in {path}.", plan.digest().hex()])
+    print_lines([f"Drafted {plan.name} in {path}.", city_line(plan), plan.digest().hex()])
 
 
 @app.command()

@@ -60,9 +60,13 @@ NOISED_METRICS = (
     "read, about the model that the round started from. Their epsilon is part of the charge above."
 )
 CITY_WIDE = (
-    "City-wide worst case: one citizen can be in several departments, and their charges then add up. For somebody with "
-    "one record in each of the {departments} they compose to epsilon {epsilon} at delta {delta}."
+    "City-wide worst case: one citizen can be in several departments. For somebody with one record in each of the "
+    "{departments} the run costs epsilon {epsilon} at delta {delta}: {how}."
 )
+CITY_WIDE_HOW = {
+    "poisson-dpsgd": "each department adds its own noise, and their charges compose",
+    "shared-noise": "one noise covers all their records, so this may be more than their charges added up",
+}
 
 
 def build_document(summary: RunSummary, rows: Sequence[MetricRow]) -> Document:
@@ -203,6 +207,7 @@ def _city_blocks(summary: RunSummary) -> tuple[Block, ...]:
         departments=figures.counted(len(summary.privacy), "department"),
         epsilon=figures.epsilon(worst.epsilon),
         delta=figures.delta(worst.delta),
+        how=CITY_WIDE_HOW[next(iter(summary.privacy.values())).mechanism],
     )
     return (Paragraph(text=text),)
 
