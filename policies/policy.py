@@ -120,10 +120,10 @@ class PopulationCap(Record, frozen=True, kw_only=True):
 class PrivacyCaps(Record, frozen=True, kw_only=True):
     """What may be spent on this data set (R12); every epsilon at ``delta``.
 
-    The lifetime cap is at least 1.4 times the per-run cap: a budget shared by plans that were chosen after
-    seeing earlier models is gated by a Renyi filter, and one plan whose own accountant says epsilon needs a
-    filter cap of up to 1.4 epsilon. A smaller lifetime cap would refuse the first run that the per-run cap
-    allows (privacy 5).
+    The lifetime cap is at least 1.4 times the per-run cap: a budget shared by plans that were chosen after seeing
+    earlier models is gated by a Renyi filter, and a plan whose own accountant says epsilon needs a filter cap of at
+    least about 1.4 epsilon. A plan that draws few records needs more, up to 3 times at epsilon 0.3; where the
+    lifetime has no such room its first plan takes it by PLD and closes it (privacy 5).
 
     ``epsilon_lone_share`` caps the same lifetime as if every sum of shared noise could be taken apart; without it
     plans with shared noise are refused (privacy 4.3). ``epsilon_per_round`` caps one attempt, ``window`` any stretch of

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from policies.policy import Policy
 from policies.rules import RULES
 from shared.errors import ConfigError
 from shared.identity import IdentityKey, fingerprint
+from shared.privacy.accountant import MechanismEvent, calibrate_noise, filter_epsilon
+from shared.privacy.plan import PrivacyBudget
 
 Change = Callable[..., Any]
 
@@ -118,6 +121,41 @@ def test_an_impossible_value_is_one_sentence_that_names_it(old: str, new: str, s
         parse_policy(policy_text.replace(old, new).encode(), "policy.toml")
     assert caught.value.message.startswith("policy.toml: ")
     assert "\n" not in caught.value.message
+
+
+def costliest(policy: Policy) -> float:
+    """What the filter needs for the costliest of many plans that cost exactly the cap of a run, by PLD."""
+    training, caps = policy.training, policy.privacy
+    found = [0.0]
+    for share, steps in itertools.product((0.01, 1.0), (1, 100, 300)):
+        rate = min(share, training.max_sample_rate)
+        if steps > training.max_rounds * training.max_steps_per_round:
+            continue
+        noise = calibrate_noise(
+            budget=PrivacyBudget(epsilon=caps.epsilon_per_run, delta=caps.delta), sample_rate=rate, total_steps=steps
+        )
+        if noise >= training.min_noise_multiplier:
+            event = MechanismEvent(noise_multiplier=noise, sample_rate=rate, steps=steps)
+            found.append(filter_epsilon([event], caps.delta))
+    return max(found)
+
+
+@pytest.mark.parametrize("name", ["deny-all", "text-classification", "police"])
+def test_every_plan_at_the_cap_of_a_run_fits_the_shared_caps_and_closes_nothing(name: str) -> None:
+    text = template(name) if name in template_names() else department_policy(name)
+    policy = parse_policy(complete(text, **PINS).encode(), name)
+    needed = costliest(policy)
+    assert needed > 0
+    assert needed <= policy.privacy.epsilon_lifetime
+    assert policy.privacy.population is None or needed <= policy.privacy.population.epsilon
+    assert policy.privacy.window is None or needed <= policy.privacy.window.epsilon
+
+
+def test_factor_1_4_alone_is_not_enough_for_plans_that_draw_little() -> None:
+    """Why packaged policies have more: privacy 5 says what a grid of plans needs."""
+    noise = calibrate_noise(budget=PrivacyBudget(epsilon=1.0, delta=1e-5), sample_rate=0.01, total_steps=100)
+    needed = filter_epsilon([MechanismEvent(noise_multiplier=noise, sample_rate=0.01, steps=100)], 1e-5)
+    assert 2.2 < needed < 2.3
 
 
 def test_the_lifetime_cap_is_at_least_1_4_times_the_cap_of_a_run(policy: Policy, change: Change) -> None:

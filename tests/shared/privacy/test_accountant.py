@@ -18,12 +18,14 @@ from shared.privacy.accountant import (
     ORDERS,
     MechanismEvent,
     calibrate_noise,
+    calibrate_within,
     epsilon,
     event_of,
     filter_admits,
     filter_constant,
     filter_epsilon,
     rdp,
+    replace_one_epsilon,
 )
 from shared.privacy.plan import PrivacyBudget, PrivacyParams
 
@@ -260,3 +262,23 @@ def test_importing_the_accountant_and_the_ledger_loads_no_heavy_module() -> None
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+def test_replace_one_is_6_43_against_13_6_and_never_the_smaller_figure() -> None:
+    plan = [event(2.0, 0.2, 200)]
+    assert round(epsilon(plan, 1e-4), 2) == 6.43
+    assert round(replace_one_epsilon(plan, 1e-4), 1) == 13.6
+    assert replace_one_epsilon([], 1e-4) == 0
+    with pytest.raises(ValueError, match="delta"):
+        replace_one_epsilon(plan, 0.0)
+
+
+def test_noise_on_top_of_what_is_spent_is_the_least_that_the_filter_admits() -> None:
+    spent, cap = [event(3.0, 0.05, 200)], PrivacyBudget(epsilon=3.0, delta=1e-5)
+    least = calibrate_within(spent=spent, budget=cap, sample_rate=0.05, total_steps=300)
+    assert filter_admits(spent, [event(least, 0.05, 300)], cap)
+    assert not filter_admits(spent, [event(least - 1 / NOISE_GRID, 0.05, 300)], cap)
+    assert least > calibrate_within(spent=[], budget=cap, sample_rate=0.05, total_steps=300)
+    with pytest.raises(ConfigError) as caught:
+        calibrate_within(spent=[event(0.5, 0.1, 500)], budget=cap, sample_rate=0.05, total_steps=300)
+    assert caught.value.code == "noise-unreachable"
