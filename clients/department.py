@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from clients.binding import Binding, Declaration, bound_contract, verify_declaration
 from clients.dataset import load_dataset
 from policies.facts import Approval, BudgetFacts, Facts, OutgoingFacts
@@ -17,12 +15,13 @@ from shared.codec import encode
 from shared.errors import ContractError, ProtocolError
 from shared.identity import DepartmentId, IdentityKey, Roster
 from shared.package import package_digest
-from shared.parameters import Vector
+from shared.parameters import Vector, is_finite
 from shared.plan import Plan
 from shared.privacy.accountant import event_of
 from shared.privacy.extras import extra_charges
 from shared.privacy.ledger import BudgetQuote, Budgets, PlanCharge, WindowBudget
 from shared.privacy.plan import PerformanceFlags, PrivacyBudget
+from shared.secagg.ring import l2_norm
 
 if TYPE_CHECKING:
     from shared.tasks.text import Prepared
@@ -214,8 +213,8 @@ def outgoing_facts(plan: Plan, vector: Vector) -> OutgoingFacts:
     return OutgoingFacts(
         names=tuple(tensors),
         shapes=tuple(tensor.shape for tensor in tensors.values()),
-        finite=bool(np.isfinite(vector).all()),
-        norm=float(np.linalg.norm(update.astype(np.float64))),
+        finite=is_finite(vector),
+        norm=l2_norm(update),
         bytes=vector.nbytes,
         metrics=tuple(extra.name for extra in plan.layout.extras),
     )

@@ -24,7 +24,7 @@ from clients.records import (
     StepAnswered,
 )
 from policies.facts import Approval
-from shared.codec import Record, decode, sha256
+from shared.codec import Record, decode
 from shared.errors import JournalError, ProtocolError
 from shared.identity import DepartmentId, Roster, Signed
 from shared.journal import EntryKind, Journal
@@ -92,15 +92,15 @@ class Memory:
         self.journal.append(kind, body, now=self._clock())
         self._apply(body)
 
-    def answer(self, run: bytes, round_number: int, step: str, *, request: bytes, reply: bytes) -> None:
-        """Log an answer before its bytes leave (protocol 3).
+    def answer(self, run: bytes, round_number: int, step: str, *, request_hash: bytes, reply_hash: bytes) -> None:
+        """Log an answer by the SHA-256 of request and reply, before its bytes leave (protocol 3).
 
         Raises:
             ProtocolError: ``step-already-answered`` when this step of the round was answered before.
             JournalError: when the entry could not be made durable; the reply must not leave.
         """
         self.require_open(run, round_number, step)
-        hashes = {"request_hash": sha256(request), "reply_hash": sha256(reply)}
+        hashes = {"request_hash": request_hash, "reply_hash": reply_hash}
         self.write(EntryKind.ANSWERED, StepAnswered(run=run, round=round_number, step=step, **hashes))
 
     def require_open(self, run: bytes, round_number: int, step: str) -> None:

@@ -122,7 +122,8 @@ class Participant:
         Guarantees:
             The coordinator sees ``refused`` for a static rule or a bad message, ``unavailable`` for anything
             after data was touched or for a broken department; findings and reasons stay here. The
-            byte-identical reply is sent again for a byte-identical request, and for nothing else.
+            byte-identical reply is sent again for a byte-identical request, and for nothing else; an update, which
+            is large, only until the next round begins to train.
         """
         step = "message"
         self._data_touched = False
@@ -131,7 +132,7 @@ class Participant:
             step, answer = self._steps[type(message)]
             if self._last.get(step, (b"", b""))[0] == digest:
                 return self._last[step][1]
-            reply = answer(message, request)
+            reply = answer(message, digest)
         except CityFedError as error:
             return self._refuse(step, error)
         except Exception as error:  # noqa: BLE001 - R28: whatever goes wrong is a refusal
@@ -141,7 +142,7 @@ class Participant:
 
     # --- epoch (protocol 2) --------------------------------------------------------------------------------
 
-    def _open_epoch(self, request: OpenEpoch, _raw: bytes) -> bytes:
+    def _open_epoch(self, request: OpenEpoch, _digest: bytes) -> bytes:
         """E1: verify plan and roster, judge the offer, advertise a fresh key."""
         plan, roster = self._verify_offer(request)
         self._require(Phase.OFFER, plan, roster, round_number=0)
@@ -192,7 +193,7 @@ class Participant:
         self._session = None
         self._last.clear()
 
-    def _seal(self, request: SealRequest, _raw: bytes) -> bytes:
+    def _seal(self, request: SealRequest, _digest: bytes) -> bytes:
         """E2: check all adverts, seal one seed for each peer."""
         session = self._live(request.run, request.epoch)
         if not isinstance(session.epoch, AdvertisedEpoch):
@@ -202,7 +203,7 @@ class Participant:
 
     # --- one update (protocol 3.1) -------------------------------------------------------------------------
 
-    def contribute(self, request: UpdateRequest, raw: bytes) -> bytes:
+    def contribute(self, request: UpdateRequest, digest: bytes) -> bytes:
         """Make this department's contribution to one round."""
         # 1 verify: epoch, round, model, participants; all roots are derived before anything is reserved
         session = self._live(request.run, request.epoch)
@@ -215,6 +216,7 @@ class Participant:
         reservation = self.ledger.reserve(self.department.charge(plan), self.department.budgets())
         reservation.burn(request.round)
         self._data_touched = True
+        self._last.pop("update", None)  # nobody resumes the round before any more, and its vector is large
         session.epoch, keyed = epoch.begin(terms)
         # 4 load: a bad row is dropped by a rule on that row alone
         data = self.department.rows(plan)
@@ -247,7 +249,7 @@ class Participant:
         )
         session.round_number, session.round = request.round, masked
         # 9 commit: logged once per (run, round), then handed to the transport
-        return self._commit(request.run, request.round, "update", raw, reply)
+        return self._commit(request.run, request.round, "update", digest, reply)
 
     def _verify_round(self, session: _Session, request: UpdateRequest) -> tuple[Vector, RoundTerms, ReadyEpoch]:
         """Compute the round's terms from what this department knows itself."""
@@ -273,7 +275,7 @@ class Participant:
 
     # --- survivors (protocol 3.2 and 3.3) ------------------------------------------------------------------
 
-    def _confirm(self, request: ConfirmRequest, raw: bytes) -> bytes:
+    def _confirm(self, request: ConfirmRequest, digest: bytes) -> bytes:
         """Stand by one survivor list."""
         session = self._live_round(request.run, request.round)
         self.memory.require_open(request.run, request.round, "confirm")
@@ -281,9 +283,9 @@ class Participant:
             raise ProtocolError("phase-wrong", "A confirmation was asked for in another phase of the round.")
         state, reply = session.round.confirm(request)
         session.round = state
-        return self._commit(request.run, request.round, "confirm", raw, reply)
+        return self._commit(request.run, request.round, "confirm", digest, reply)
 
-    def _reveal(self, request: RevealRequest, raw: bytes) -> bytes:
+    def _reveal(self, request: RevealRequest, digest: bytes) -> bytes:
         """Give shares for exactly one survivor list."""
         session = self._live_round(request.run, request.round)
         self.memory.require_open(request.run, request.round, "reveal")
@@ -292,9 +294,9 @@ class Participant:
         state, reply = session.round.reveal(request, heads_seen=self.memory.heads)
         session.round = state
         self.memory.see_heads(state.ledger_heads)
-        return self._commit(request.run, request.round, "reveal", raw, reply)
+        return self._commit(request.run, request.round, "reveal", digest, reply)
 
-    def _close(self, request: CloseRound, _raw: bytes) -> bytes:
+    def _close(self, request: CloseRound, _digest: bytes) -> bytes:
         """Keep the authority's signed account and countersign it; a clean end settles the charge."""
         closed = open_signed(self.department.trust.authority_key, "round-closed", request.closed, ClosedRound)
         self._check_account(self._live_round(closed.run, closed.round), closed)
@@ -369,10 +371,10 @@ class Participant:
             outgoing=outgoing,
         )
 
-    def _commit(self, run: bytes, round_number: int, step: str, raw: bytes, reply: Reply) -> bytes:
-        """Log the answer durably, then release its bytes."""
+    def _commit(self, run: bytes, round_number: int, step: str, digest: bytes, reply: Reply) -> bytes:
+        """Log the answer to the request of this digest durably, then release its bytes."""
         data = encode(reply)
-        self.memory.answer(run, round_number, step, request=raw, reply=data)
+        self.memory.answer(run, round_number, step, request_hash=digest, reply_hash=sha256(data))
         return data
 
     def _refuse(self, step: str, error: CityFedError) -> bytes:

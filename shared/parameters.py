@@ -146,7 +146,7 @@ class Layout(Record, frozen=True, kw_only=True):
         """
         if vector.shape != (self.size,) or vector.dtype != np.float32:
             raise ModelError("vector-shape", f"The vector must be float32 of shape ({self.size},).")
-        if not np.isfinite(vector).all():
+        if not is_finite(vector):
             raise ModelError("vector-not-finite", "The vector holds NaN or infinity.")
 
     def _names(self) -> list[str]:
@@ -159,6 +159,15 @@ def with_extras(vector: Vector, extras: Vector) -> Vector:
     return np.concatenate([vector, extras]) if extras.size else vector
 
 
+def is_finite(vector: Vector) -> bool:
+    """Return whether there is neither NaN nor infinity, without memory for an answer per coordinate.
+
+    Args:
+        vector: shape (size,) with a size of at least 1.
+    """
+    return math.isfinite(vector.min()) and math.isfinite(vector.max())  # both are NaN when one coordinate is
+
+
 def vector_to_bytes(vector: Vector) -> memoryview:
     """Return a view of a vector's little-endian float32 bytes, the only form in which a model travels."""
     return np.ascontiguousarray(vector, dtype="<f4").view(np.uint8).data.toreadonly()
@@ -167,12 +176,16 @@ def vector_to_bytes(vector: Vector) -> memoryview:
 def vector_from_bytes(data: Encoded, layout: Layout) -> Vector:
     """Read a model vector strictly.
 
+    Returns:
+        A read-only view of ``data``, which need not be aligned.
+
     Raises:
         ModelError: ``vector-bytes`` when the length is wrong, ``vector-not-finite``.
     """
     if len(data) != 4 * layout.size:
         raise ModelError("vector-bytes", f"The model has {len(data)} bytes, the layout needs {4 * layout.size}.")
-    vector = np.frombuffer(data, dtype="<f4").astype(np.float32)
+    vector = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+    vector.flags.writeable = False
     layout.check(vector)
     return vector
 

@@ -70,7 +70,8 @@ def local_update(trainer: Trainer, inputs: RoundInputs) -> Contribution:
     """
     update = trainer.train(inputs.parameters, inputs.data, inputs.source)
     extras = trainer.extras(inputs.parameters, inputs.data, inputs.source)
-    vector = with_extras(project(update.delta * inputs.weight, inputs.bound), extras)
+    weighted = update.delta * inputs.weight
+    vector = with_extras(project(weighted, inputs.bound, out=weighted), extras)
     return Contribution(ready=vector, judged=vector)
 
 

@@ -44,12 +44,23 @@ def fraction_bits(participants: int, bound: float) -> int:
     return bits
 
 
-def project(vector: Vector, bound: float) -> Vector:
+def l2_norm(vector: Vector) -> float:
+    """Return the L2 norm in double precision, NaN or infinity if a coordinate is; a chunk is widened at a time."""
+    squared = 0.0
+    for start in range(0, vector.size, CHUNK_WORDS):
+        chunk = vector[start : start + CHUNK_WORDS].astype(np.float64)
+        squared += float(np.dot(chunk, chunk))  # squares of float32 cannot overflow
+    return math.sqrt(squared)
+
+
+def project(vector: Vector, bound: float, *, out: Vector | None = None) -> Vector:
     """Project onto the L2 ball of radius ``bound``; a vector inside is returned as it is.
 
     Args:
         vector: shape (dimension,), dtype float32, already noised.
         bound: R, positive.
+        out: where a vector from outside goes, of the same shape and dtype; it may be ``vector``. Without it, fresh
+            memory.
 
     Raises:
         ProtocolError: ``update-not-finite``.
@@ -60,16 +71,12 @@ def project(vector: Vector, bound: float) -> Vector:
 
     Source: protocol 4.
     """
-    squared = 0.0
-    for start in range(0, vector.size, CHUNK_WORDS):
-        chunk = vector[start : start + CHUNK_WORDS].astype(np.float64)
-        squared += float(np.dot(chunk, chunk))
-    if not math.isfinite(squared):  # float32 squares cannot overflow float64
+    norm = l2_norm(vector)
+    if not math.isfinite(norm):
         raise ProtocolError("update-not-finite", "The update holds NaN or infinity.")
-    norm = math.sqrt(squared)
     if norm <= bound:
         return vector
-    projected, scale = np.empty_like(vector), np.float64(bound / norm * _SHRINK)
+    projected, scale = np.empty_like(vector) if out is None else out, np.float64(bound / norm * _SHRINK)
     for start in range(0, vector.size, CHUNK_WORDS):
         part = slice(start, start + CHUNK_WORDS)
         projected[part] = vector[part] * scale
