@@ -136,11 +136,12 @@ def open_city(
     *,
     source: Callable[[DepartmentId], RandomSource] = lambda name: UnsafeSeededSource(sum(name.encode())),
     seed: int = 1,
+    basis: ModelBasis | None = None,
 ) -> Iterator[City]:
     """Build a city in a new folder; sampling and noise depend on the department's name unless told otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
     scenario = scenario or small_scenario(folder)
-    basis = ModelBasis.load(scenario.model.spec(HASHED_WORDS_SHA256), None)
+    basis = basis or ModelBasis.load(scenario.model.spec(HASHED_WORDS_SHA256), None)
     names = [DepartmentId(name) for name in sorted(scenario.departments)]
     splits = {
         name: split_rows(
