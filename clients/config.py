@@ -39,6 +39,7 @@ class ClientConfig(Record, frozen=True, kw_only=True):
         channel: host and port of the authority's update channel.
         plans: folder of signed plans.
         step_timeout_s: how long one request may take before the process that works on it is killed, in seconds.
+        outbox: folder of decisions that wait for a node that holds the journal.
     """
 
     department: str
@@ -62,6 +63,7 @@ class ClientConfig(Record, frozen=True, kw_only=True):
     channel: str = ""
     plans: str = "plans"
     step_timeout_s: float = 3600.0
+    outbox: str = "outbox"
     performance: PerformanceFlags = PerformanceFlags()
 
     def __post_init__(self) -> None:
@@ -105,6 +107,7 @@ def load_department(path: Path) -> Department:
         weights=folder / config.weights if config.weights else None,
         feature_cache=folder / config.feature_cache if config.feature_cache else None,
         stop_file=folder / config.stop_file,
+        outbox=folder / config.outbox,
         performance=config.performance,
     )
 

@@ -47,6 +47,7 @@ class Department:
         weights: folder of the base weights, or None when the model needs none.
         feature_cache: file that keeps encoder features of this department's own texts, or None.
         stop_file: the kill switch (R23): as long as this file exists, every offer and round is refused.
+        outbox: where decisions wait that people took while the node held the journal.
     """
 
     name: DepartmentId
@@ -59,6 +60,7 @@ class Department:
     weights: Path | None
     feature_cache: Path | None
     stop_file: Path
+    outbox: Path
     performance: PerformanceFlags
     _rows: dict[bytes, Prepared] = field(default_factory=dict, repr=False)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from clients.binding import Declaration, load_declaration
 from clients.config import load_config, load_policy, open_journal
 from clients.department import budgets_of, population_of
+from clients.desk import open_memory
 from clients.plans import Inspection, PlanLine
 from clients.records import RoundFinished
 from policies.explain import as_table
@@ -45,13 +46,13 @@ def budget_status(config_path: Path) -> BudgetStatus:
 
     Raises:
         ConfigError: a configuration, policy or binding file is not in order.
-        JournalError: the journal is in use by a node, or does not verify.
+        JournalError: the journal does not verify.
     """
     config = load_config(config_path)
     policy = load_policy(config_path, config)
     declaration = load_declaration(config_path.parent / config.binding)
-    with open_journal(config_path) as journal:
-        ledger = PrivacyLedger(journal, lambda: dt.datetime.now(dt.UTC))
+    with open_memory(config_path, lambda: dt.datetime.now(dt.UTC)) as memory:
+        ledger = PrivacyLedger(memory.journal, lambda: dt.datetime.now(dt.UTC))
         return ledger.status(declaration.dataset, budgets_of(policy.policy), population=population_of(policy.policy))
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
+from clients.outbox import leave_decision, read_decisions
 from clients.records import (
     Approved,
     EpochOpened,
@@ -63,10 +65,16 @@ class Memory:
         refusals: who said no to a plan, by digest; a no stands until the same person approves.
         roster: the verified roster with the highest serial; None before the first.
         keys: keys approved since the configuration was written, by department.
+
+    Args:
+        journal: this department's own; one that was opened to read needs an outbox.
+        clock: returns the present time, UTC.
+        outbox: folder in which decisions wait for the node that holds the journal; None for the node itself.
     """
 
-    def __init__(self, journal: Journal, clock: Callable[[], dt.datetime]) -> None:
+    def __init__(self, journal: Journal, clock: Callable[[], dt.datetime], *, outbox: Path | None = None) -> None:
         self.journal = journal
+        self._outbox = outbox
         self._clock = clock
         self.runs: dict[bytes, RunMemory] = {}
         self.heads: dict[str, int] = {}
@@ -79,18 +87,45 @@ class Memory:
             if record_type is not None:
                 self._apply(decode(entry.body, record_type, error=JournalError))
 
+        for waiting in read_decisions(outbox) if outbox else ():
+            if not self._is_outdated(waiting.body):
+                self._apply(waiting.body)
+
     def run(self, run: bytes) -> RunMemory:
         """Return what is known of a run."""
         return self.runs.setdefault(run, RunMemory())
 
     def write(self, kind: EntryKind, body: Record) -> None:
-        """Append durably, then remember.
+        """Append durably, then remember; with an outbox the entry is left there for whoever holds the journal.
 
         Raises:
             JournalError: when the entry could not be made durable; nothing is remembered then.
         """
-        self.journal.append(kind, body, now=self._clock())
+        if self._outbox is None:
+            self.journal.append(kind, body, now=self._clock())
+        else:
+            leave_decision(self._outbox, kind, body)
         self._apply(body)
+
+    def take_over(self, outbox: Path) -> bool:
+        """Append what people decided while this journal was held, and return whether a newer roster is among it.
+
+        Raises:
+            JournalError: ``decision-malformed``, or an entry could not be made durable; it keeps waiting then.
+        """
+        newer = False
+        for waiting in read_decisions(outbox):
+            if not self._is_outdated(waiting.body):
+                self.write(waiting.kind, waiting.body)
+                newer = newer or isinstance(waiting.body, RosterSeen)
+            waiting.path.unlink()
+        return newer
+
+    def _is_outdated(self, body: Record) -> bool:
+        """Whether a roster that waited is no newer than the one that was seen meanwhile."""
+        if not isinstance(body, RosterSeen) or self.roster is None:
+            return False
+        return decode(body.roster.body, Roster, error=JournalError).serial <= self.roster.serial
 
     def answer(self, run: bytes, round_number: int, step: str, *, request_hash: bytes, reply_hash: bytes) -> None:
         """Log an answer by the SHA-256 of request and reply, before its bytes leave (protocol 3).

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.config import load_config, load_department, load_trust, open_journal, read_file
+from clients.config import load_config, load_department, load_trust, read_file
 from clients.department import Department
+from clients.desk import open_memory
 from clients.memory import Memory
 from clients.records import Approved, PlanRefused
 from policies.evaluate import Decision, evaluate
@@ -22,7 +23,7 @@ from policies.policy import Role
 from shared.codec import Record, decode, encode
 from shared.errors import CityFedError, ConfigError, ProtocolError
 from shared.identity import MAX_SIGNED_BYTES, Roster, Signed
-from shared.journal import EntryKind, Journal
+from shared.journal import EntryKind
 from shared.plan import Plan, accept_plan
 from shared.privacy.ledger import BudgetQuote, PrivacyLedger
 from shared.private_files import make_private_folder, replace_private_file
@@ -112,7 +113,7 @@ def list_plans(config_path: Path, *, now: dt.datetime) -> tuple[PlanLine, ...]:
     Raises:
         ConfigError: a configuration, policy or key file is not in order.
         ContractError: the declaration is not in order.
-        JournalError: the journal is in use by a node, or does not verify.
+        JournalError: the journal does not verify.
     """
     with _open_desk(config_path, now) as desk:
         folder = config_path.parent / load_config(config_path).plans
@@ -127,7 +128,7 @@ def inspect_plan(config_path: Path, digest: str, *, now: dt.datetime) -> Inspect
         ContractError: the declaration is not in order.
         ProtocolError: ``signature-invalid``, ``message-malformed``, ``plan-changed``, ``package-foreign``,
             ``cohort-foreign``, ``roster-size``.
-        JournalError: the journal is in use by a node, or does not verify.
+        JournalError: the journal does not verify.
     """
     with _open_desk(config_path, now) as desk:
         return desk.inspect(desk.open(digest))
@@ -154,7 +155,7 @@ def approve_plan(config_path: Path, digest: str, *, person: str, author: bool, n
         role, plan = desk.role_of(person), desk.open(digest)
         _require_in_date(plan, now)
         inspection = desk.inspect(plan)
-        desk.journal.append(EntryKind.DECISION, inspection.decision, now=now)
+        desk.memory.write(EntryKind.DECISION, inspection.decision)
         others = tuple(item for item in inspection.decision.findings if item.rule != "R10")
         Decision(phase=Phase.OFFER, findings=others).require()
         approved = Approved(digest=plan.digest(), person=person, role=role, author=author)
@@ -185,7 +186,6 @@ class _Desk:
 
     config_path: Path
     department: Department
-    journal: Journal
     memory: Memory
     ledger: PrivacyLedger
     now: dt.datetime
@@ -290,7 +290,5 @@ def _plan_path(config_path: Path, digest: str) -> Path:
 def _open_desk(config_path: Path, now: dt.datetime) -> Iterator[_Desk]:
     """Open department and journal."""
     department = load_department(config_path)
-    with open_journal(config_path) as journal:
-        yield _Desk(
-            config_path, department, journal, Memory(journal, lambda: now), PrivacyLedger(journal, lambda: now), now
-        )
+    with open_memory(config_path, lambda: now) as memory:
+        yield _Desk(config_path, department, memory, PrivacyLedger(memory.journal, lambda: now), now)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from clients.config import load_config, load_trust, open_journal, read_file
+from clients.config import load_config, load_trust, read_file
+from clients.desk import open_memory
 from clients.memory import Memory
 from clients.records import KeyApproved
 from shared.codec import Record, decode
@@ -40,7 +41,7 @@ def roster_view(config_path: Path, file: Path | None) -> RosterView:
     Raises:
         ConfigError: ``file-missing``, ``toml-syntax``, ``toml-content``, ``key-malformed``, ``roster-unknown``.
         ProtocolError: the file is not a roster that counts here; see :func:`shared.roster.open_roster`.
-        JournalError: the journal is in use by a node, or does not verify.
+        JournalError: the journal does not verify.
     """
     with _opened(config_path, file) as (_, roster, pins):
         return RosterView(
@@ -105,8 +106,7 @@ def _opened(
 ) -> Iterator[tuple[Memory, Roster, dict[DepartmentId, bytes]]]:
     """Open the journal; yield what it remembers, the roster that is meant, and the keys that count now."""
     trust = load_trust(load_config(config_path))
-    with open_journal(config_path) as journal:
-        memory = Memory(journal, lambda: dt.datetime.now(dt.UTC))
+    with open_memory(config_path, lambda: dt.datetime.now(dt.UTC)) as memory:
         roster = memory.roster
         if file is not None:
             signed = decode(read_file(file), Signed, max_bytes=2 * MAX_SIGNED_BYTES)

@@ -87,7 +87,7 @@ class Journal:
         included, the journal holds each entry entirely or not at all and can be appended to.
     """
 
-    def __init__(self, path: Path, owner: str, connection: sqlite3.Connection, lock_file: int) -> None:
+    def __init__(self, path: Path, owner: str, connection: sqlite3.Connection, lock_file: int | None) -> None:
         self.path = path
         self.owner = owner
         self._connection = connection
@@ -122,6 +122,26 @@ class Journal:
             undo.pop_all()
             return cls(path, owner, connection, lock_file)
 
+    @classmethod
+    def read(cls, path: Path, *, owner: str) -> Journal:
+        """Open an existing journal to look at it, beside the writer that holds it; its chain is verified.
+
+        Raises:
+            JournalError: ``journal-missing``, ``journal-unreadable``, ``journal-corrupt``.
+        """
+        if not path.is_file():
+            raise JournalError("journal-missing", f"There is no journal at {path}.")
+        with contextlib.ExitStack() as undo, file.storage_errors(path, "journal-unreadable", "read"):
+            connection = file.connect_reader(path)
+            undo.callback(connection.close)
+            file.require_format(connection, path)
+            try:
+                _verify_chain(file.pages(connection), owner, path)
+            except JournalError as broken:
+                raise JournalError("journal-corrupt", broken.message) from broken
+            undo.pop_all()
+            return cls(path, owner, connection, None)
+
     @property
     def head(self) -> Head:
         """The last position."""
@@ -143,7 +163,10 @@ class Journal:
         Raises:
             ValueError: when ``now`` has no zone.
             JournalError: ``journal-unwritable``; nothing was appended then.
+            RuntimeError: the journal was opened with :meth:`read`.
         """
+        if self._lock_file is None:
+            raise RuntimeError("a journal that was opened to read takes no entry")
         if now.tzinfo is None:
             raise ValueError("`now` needs a time zone")
         time = now.astimezone(dt.UTC).isoformat(timespec="microseconds")
@@ -195,7 +218,8 @@ class Journal:
             if self._open:
                 self._open = False
                 self._connection.close()
-                os.close(self._lock_file)
+                if self._lock_file is not None:
+                    os.close(self._lock_file)
 
     def __enter__(self) -> Self:
         return self

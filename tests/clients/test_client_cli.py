@@ -110,7 +110,8 @@ def test_a_department_that_never_bound_data_is_told_to(run: Run, office: Office)
 def test_a_journal_in_use_is_one_sentence_and_exit_code_9(run: Run, office: Office) -> None:
     run("data", "check", office.binding, "--config", office.config)
     with open_journal(office.config):
-        ended = run("budget", office.config)
+        assert run("budget", office.config).code == 0
+        ended = run("data", "check", office.binding, "--config", office.config)
     assert ended.code == 9
     assert ended.sentence.endswith("[journal-locked]")
 

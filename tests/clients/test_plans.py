@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -15,14 +16,20 @@ from clients.cli import main
 from clients.config import load_department, open_journal
 from clients.data_check import bind_data
 from clients.memory import Memory
+from clients.outbox import leave_decision
+from clients.participant import Participant
 from clients.plans import add_plan, approve_plan, inspect_plan, list_plans, read_plan_file, refuse_plan
 from clients.policy_file import sign_policy_file
-from server.city import load_plan_key
+from clients.records import RosterSeen
+from clients.training.noise import UnsafeSeededSource
+from server.city import load_plan_key, load_roster_key
 from server.plan_files import load_published
 from shared.codec import encode
 from shared.errors import CityFedError, ConfigError, PolicyViolation
 from shared.identity import IdentityKey, Signed, sign_record
+from shared.journal import EntryKind
 from shared.keystore import save_identity
+from shared.messages import Refusal, decode_reply
 from shared.plan import Plan
 from tests.command_line import Run, runner
 from tests.deployed_city import DeployedCity, deploy_city, hand_out, now, publish_plan
@@ -257,6 +264,96 @@ def test_without_a_roster_nothing_is_judged(desk: Desk) -> None:
     for path in desk.config.parent.glob("journal.sqlite*"):
         path.unlink()
     assert refusal(lambda: inspect_plan(desk.config, desk.digest, now=now())) == "roster-unknown"
+
+
+# --- beside a node at work ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def node_at_work(desk: Desk) -> Iterator[Participant]:
+    with open_journal(desk.config) as journal:
+        department = load_department(desk.config)
+        yield Participant(department, journal=journal, source=UnsafeSeededSource(1), clock=now)
+
+
+def ask(node: Participant) -> str:
+    """Send what no coordinator would send; returns the status of the refusal."""
+    refused = decode_reply(node.handle(b"nothing"))
+    assert isinstance(refused, Refusal)
+    return refused.status
+
+
+def test_a_node_takes_over_what_people_decided_before_its_next_answer(desk: Desk) -> None:
+    with node_at_work(desk) as node:
+        assert desk.approve(STEWARD) is False
+        assert desk.approve(IT) is True
+        assert desk.state() == "approved"
+        assert node.memory.approvals == []
+        ask(node)
+        assert [item.person for item in node.memory.approvals] == [STEWARD, IT]
+        desk.refuse(DPO)
+        ask(node)
+        assert node.memory.refused_by(desk.plan.digest()) == (DPO,)
+        assert all(item.role == "" for item in node.memory.approvals_of(desk.plan.digest()))
+        assert not list((desk.config.parent / "outbox").iterdir())
+    assert desk.state() == "refused"
+
+
+def test_what_no_node_took_over_counts_as_soon_as_somebody_opens_the_journal(desk: Desk) -> None:
+    with node_at_work(desk):
+        desk.approve(STEWARD)
+        desk.approve(IT)
+    assert desk.state() == "approved"
+    assert not list((desk.config.parent / "outbox").iterdir())
+    with open_journal(desk.config) as journal:
+        assert [entry.kind for entry in journal.entries()][-4:] == ["decision", "approval"] * 2
+
+
+def test_a_takeover_that_was_interrupted_is_repeated_without_harm(desk: Desk) -> None:
+    outbox = desk.config.parent / "outbox"
+    with node_at_work(desk) as node:
+        desk.approve(STEWARD)
+        desk.refuse(STEWARD)
+        desk.approve(STEWARD)
+        left = {path: path.read_bytes() for path in outbox.iterdir()}
+        ask(node)
+        for path, content in left.items():
+            path.write_bytes(content)
+        ask(node)
+        assert node.memory.refused_by(desk.plan.digest()) == ()
+        counted = {item.person for item in node.memory.approvals_of(desk.plan.digest()) if item.role}
+        assert counted == {STEWARD}
+
+
+def test_a_file_that_is_no_decision_refuses_everything(desk: Desk) -> None:
+    outbox = desk.config.parent / "outbox"
+    outbox.mkdir()
+    foreign = msgspec.msgpack.encode({"kind": "charge-settled", "body": msgspec.msgpack.encode({"run": b"r"})})
+    with node_at_work(desk) as node:
+        for content, code in ((b"no decision", "message-malformed"), (foreign, "decision-malformed")):
+            (outbox / "000001-00.decision").write_bytes(content)
+            assert ask(node) == "unavailable"
+            assert node.last_refusal is not None
+            assert node.last_refusal.code == code
+
+
+def test_a_roster_that_waited_never_replaces_a_newer_one(desk: Desk) -> None:
+    older = desk.city.authority.roster.read_bytes()
+    with node_at_work(desk) as node:
+        known = node.memory.roster
+        assert known is not None
+        for serial, taken in ((known.serial, False), (known.serial + 1, True), (known.serial, False)):
+            roster = msgspec.structs.replace(known, serial=serial)
+            signed = sign_record(load_roster_key(desk.city.authority), "roster", roster)
+            leave_decision(desk.config.parent / "outbox", EntryKind.ROSTER, RosterSeen(roster=signed))
+            assert node.memory.take_over(desk.config.parent / "outbox") is taken
+        assert node.memory.roster == msgspec.structs.replace(known, serial=known.serial + 1)
+    assert desk.city.authority.roster.read_bytes() == older
+
+
+def test_only_what_people_decide_is_left(desk: Desk) -> None:
+    with pytest.raises(ValueError, match="command line"):
+        leave_decision(desk.config.parent / "outbox", EntryKind.BURNED, desk.plan)
 
 
 # --- the command -------------------------------------------------------------------------------------------

@@ -286,8 +286,15 @@ def test_a_file_that_is_no_roster_of_this_city_is_refused(run: Run, office: Offi
     assert refused(write_roster(office, {}, signer=HEALTH)) == (7, "signature-invalid")
 
 
-def test_a_node_at_work_keeps_its_journal(run: Run, office: Office) -> None:
-    path = write_roster(office, {})
-    with open_journal(office.config):
-        ended = run("roster", "show", office.config, path)
-    assert (ended.code, ended.sentence.endswith("[journal-locked]")) == (9, True)
+def test_a_key_that_is_approved_beside_a_node_waits_for_it(run: Run, office: Office) -> None:
+    new = IdentityKey.generate().public
+    path = write_roster(office, {"health": new})
+    with open_journal(office.config) as journal:
+        node = Memory(journal, now)
+        assert run("roster", "approve", office.config, fingerprint(new), "--roster", path).code == 0
+        assert states(run, office, path)["health"] == "approved"
+        assert node.keys == {}
+        assert node.take_over(office.folder / "outbox") is True
+        assert node.keys == {"health": new}
+        assert node.take_over(office.folder / "outbox") is False
+    assert states(run, office)["health"] == "approved"

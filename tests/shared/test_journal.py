@@ -439,3 +439,20 @@ journal.close()
 
 def test_a_journal_is_not_used_after_a_fork(path: Path) -> None:
     assert run_python(FORK, str(path)).stdout == "a journal cannot be used after a fork\n1\n"
+
+
+def test_a_journal_is_read_beside_its_writer_and_takes_no_entry_there(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with pytest.raises(JournalError) as caught:
+        Journal.read(path, owner="health")
+    assert caught.value.code == "journal-missing"
+    with Journal.open(path, owner="health") as writer:
+        writer.append(EntryKind.DECISION, Note(number=1), now=NOW)
+        with Journal.read(path, owner="health") as reader:
+            assert reader.head == writer.head
+            with pytest.raises(RuntimeError, match="opened to read"):
+                reader.append(EntryKind.DECISION, Note(number=2), now=NOW)
+        writer.append(EntryKind.DECISION, Note(number=2), now=NOW)
+    with pytest.raises(JournalError) as caught:
+        Journal.read(path, owner="somebody else")
+    assert caught.value.code == "journal-corrupt"
