@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clients.config import load_config, load_department, load_trust, read_file
-from clients.department import Department
+from clients.department import Department, population_of
 from clients.desk import open_memory
 from clients.memory import Memory
 from clients.records import Approved, PlanRefused
@@ -219,7 +219,10 @@ class _Desk:
         department = self.department
         department.require_fitting(plan, self.roster)
         quote = self.ledger.quote(department.charge(plan), department.budgets())
-        status = self.ledger.status(department.declaration.dataset, department.budgets())
+        policy = department.policy.policy
+        status = self.ledger.status(
+            department.declaration.dataset, department.budgets(), population=population_of(policy)
+        )
         facts = self._facts(plan, quote)
         terms = plan.datasets[department.name]
         return Inspection(
@@ -236,7 +239,7 @@ class _Desk:
             epsilon_after=quote.filter_lifetime_after,
             approvals=tuple((item.person, item.role) for item in facts.approvals if item.role),
             refused_by=self.memory.refused_by(plan.digest()),
-            decision=evaluate(department.policy.policy, facts, Phase.OFFER),
+            decision=evaluate(policy, facts, Phase.OFFER),
         )
 
     def _facts(self, plan: Plan, quote: BudgetQuote) -> Facts:
