@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Event, Lock
+from threading import Event, RLock
 
 import grpc
 
@@ -60,7 +60,7 @@ class Stop(Event):
     def __init__(self) -> None:
         super().__init__()
         self._cuts: list[Callable[[], object]] = []
-        self._guard = Lock()
+        self._guard = RLock()  # `set` may be called by a signal, in the midst of `cutting`
 
     def set(self) -> None:
         """Stop."""
@@ -175,7 +175,7 @@ class _Link:
         while outbox:  # what the last connection did not carry
             self._send(outbox)
             yield
-        call = self.channel.unary_stream(f"/{SERVICE}/{ATTACH}")(b"", metadata=self.metadata)
+        call = self.channel.stream_stream(f"/{SERVICE}/{ATTACH}")(iter(()), metadata=self.metadata)
         for raw in call:
             yield
             if raw == ATTACHED:

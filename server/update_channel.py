@@ -54,6 +54,11 @@ _STATUS = {
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second authority on this port is an error, not half of the calls
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
+    (
+        "grpc.http2.bdp_probe",
+        0,
+    ),  # a probed window grows to tens of MB for each upload that the disk does not keep up with
+    ("grpc.http2.lookahead_bytes", 1 << 21),
     ("grpc.max_metadata_size", 8 * 1024),
     ("grpc.max_concurrent_streams", 8),
     ("grpc.server_handshake_timeout_ms", 10_000),
@@ -133,8 +138,12 @@ class UpdateChannel:
 
     # --- calls ---------------------------------------------------------------------------------------------
 
-    def _attach(self, _request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        """Send one department its requests for as long as the session is open."""
+    def _attach(self, _nothing: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Send one department its requests for as long as the session is open.
+
+        The other direction is open and never read: a call that had to bring one message would hold a thread before
+        it is looked at, and nobody would have to let go of it.
+        """
         with _named_refusals(context):
             name, ticket = self._enter(context)
             if not context.add_callback(self._board.wake):
@@ -196,7 +205,7 @@ class UpdateChannel:
 def _service(attach: object, answer: object) -> grpc.GenericRpcHandler:
     """Return the two methods; bytes are not interpreted by gRPC, and every other method is unknown."""
     methods = {
-        ATTACH: grpc.unary_stream_rpc_method_handler(attach),
+        ATTACH: grpc.stream_stream_rpc_method_handler(attach),
         ANSWER: grpc.stream_unary_rpc_method_handler(answer),
     }
     return grpc.method_handlers_generic_handler(SERVICE, methods)

@@ -157,6 +157,31 @@ def open_channel(names: Iterable[str] = NAMES, *, spool: Path | None = None, **b
 
 
 @contextmanager
+def emptied(city: ChannelCity) -> Iterator[ChannelCity]:
+    """A city that is used again afterwards: everybody leaves, and whoever was revoked is a member again."""
+    before = dict(city.members)
+    try:
+        yield city
+    finally:
+        city.members = before
+        city.channel.close_session()
+        while city.served:
+            served = city.served.pop()
+            served.stop.set()
+            served.left()
+
+
+@contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """Do something in another thread."""
+    thread = Thread(target=work)
+    thread.start()
+    yield
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@contextmanager
 def raw_channel(city: ChannelCity, files: TlsFiles | None, *, address: str | None = None) -> Iterator[grpc.Channel]:
     """A caller that does what it likes."""
     roots = certificate_pem(city.authority.certificate)
@@ -176,7 +201,7 @@ def metadata(ticket: Ticket) -> tuple[tuple[str, bytes], ...]:
 
 
 def attach(channel: grpc.Channel, ticket: Ticket) -> Iterator[bytes]:
-    return channel.unary_stream(f"/{SERVICE}/{ATTACH}")(b"", metadata=metadata(ticket), timeout=20)  # type: ignore[no-any-return]  # grpc has no types
+    return channel.stream_stream(f"/{SERVICE}/{ATTACH}")(iter(()), metadata=metadata(ticket), timeout=20)  # type: ignore[no-any-return]  # grpc has no types
 
 
 def answer(channel: grpc.Channel, ticket: Ticket, frames: Iterable[bytes]) -> bytes:
