@@ -40,7 +40,7 @@ type: $(INSTALLED) ## Check types, strictly.
 	$(BIN)/mypy
 
 test: $(INSTALLED) ## Run the tests with branch coverage.
-	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-branch --cov-report= $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-branch --cov-report= $(ARGS)
 	$(BIN)/coverage report --skip-covered --skip-empty
 	$(BIN)/coverage report --skip-covered --include='$(FLOOR)' --fail-under=90
 

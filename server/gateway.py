@@ -132,7 +132,6 @@ def gateway_server(settings: GatewaySettings) -> uvicorn.Server:
         http="h11",
         ws="none",
         server_header=False,
-        date_header=False,
         proxy_headers=False,
         access_log=False,
         log_config=None,

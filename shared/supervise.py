@@ -24,7 +24,7 @@ from shared.private_files import make_private_folder, replace_private_file
 
 STATUS_FILE = "status.json"
 _LOCK_FILE = "lock"
-_TICK_S = 0.2
+TICK_S = 0.2
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _STEADY_S = 60.0
@@ -93,7 +93,8 @@ class Supervisor:
         programs: in the order in which they start; they stop in the opposite one.
         clock: monotonic time in seconds.
         prepare: called before the first start, when it is sure that no other supervisor is on.
-        each_tick: called a few times a second between looks at the processes; must not raise.
+        each_tick: called between looks at the processes; must not raise.
+        tick_s: pause between two looks, in seconds.
     """
 
     folder: Path
@@ -101,6 +102,7 @@ class Supervisor:
     clock: Callable[[], float]
     prepare: Callable[[], None] = lambda: None
     each_tick: Callable[[], None] = lambda: None
+    tick_s: float = TICK_S
 
     def run(self, stopped: threading.Event) -> None:
         """Start everything and keep it running; returns when stopped and every process has ended.
@@ -118,7 +120,7 @@ class Supervisor:
                     if [child for child in children if self._look_after(child)]:
                         self._write(children)
                     self.each_tick()
-                    stopped.wait(_TICK_S)
+                    stopped.wait(self.tick_s)
             finally:
                 self._stop(children)
 
@@ -222,10 +224,10 @@ def stop_supervisor(folder: Path, *, patience_s: float, wait: Callable[[float], 
     if status is None:
         return False
     os.kill(status.supervisor.pid, signal.SIGTERM)
-    for _ in range(int(patience_s / _TICK_S)):
+    for _ in range(int(patience_s / TICK_S)):
         if not is_alive(status.supervisor):
             return True
-        wait(_TICK_S)
+        wait(TICK_S)
     raise SetupError("stop-timeout", f"The processes of {folder} did not end within {patience_s:g} s.")
 
 

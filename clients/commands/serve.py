@@ -1,19 +1,23 @@
-"""``cityfed-client up`` and ``node``: they belong to no group."""
+"""``cityfed-client up`` and ``doctor``, and what `up` starts: they belong to no group."""
 
 from __future__ import annotations
 
+import datetime as dt
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from threading import Event
 from typing import Annotated
 
 import typer
 
-from clients.commands.options import ConfigArgument
+from clients.commands.options import ConfigArgument, JsonOption
+from shared.cli import print_json, print_lines
 
 
 def mount(app: typer.Typer) -> None:
     """Add the commands to the root."""
     app.command()(up)
+    app.command()(doctor)
     app.command(hidden=True)(node)
     app.command(hidden=True)(worker)
 
@@ -28,6 +32,22 @@ def up(config: ConfigArgument) -> None:
     stopped = Event()
     stop_on_signals(stopped)
     run_department(config, stopped=stopped)
+
+
+def doctor(config: ConfigArgument, *, as_json: JsonOption = False) -> None:
+    """Check this machine: packages, versions, device, disk, clock, certificates, connections; say what to do."""
+    from clients.config import load_config
+    from clients.doctor import Patient, doctor_lines, examine, require_ready
+
+    patient = Patient(
+        path=config, config=load_config(config), now=dt.datetime.now(dt.UTC), packages=packages_distributions()
+    )
+    checks = examine(patient)
+    if as_json:
+        print_json(checks)
+    else:
+        print_lines(doctor_lines(checks))
+    require_ready(checks)
 
 
 def node(

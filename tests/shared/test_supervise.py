@@ -1,0 +1,197 @@
+"""The supervisor with real, small processes: restarts, one at a time, orphans, and a stop that ends everything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from shared.errors import SetupError
+from shared.supervise import (
+    STATUS_FILE,
+    Program,
+    ProgramStatus,
+    Supervisor,
+    is_alive,
+    process_status,
+    read_status,
+    stop_supervisor,
+)
+
+SLEEP = ("/bin/sleep", "600")
+STUBBORN = (sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)")
+PARENT = (sys.executable, "-c", "import subprocess; subprocess.Popen(['/bin/sleep', '600']).wait()")
+
+
+def program(name: str = "one", command: tuple[str, ...] = SLEEP, **settings: object) -> Program:
+    return Program(name=name, command=command, environment=dict(os.environ), **settings)  # type: ignore[arg-type]  # test
+
+
+def supervise(folder: Path, *programs: Program, tick: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Run until a tick says that all has been seen."""
+    stopped, deadline = Event(), time.monotonic() + timeout_s
+
+    def look() -> None:
+        if tick() or time.monotonic() > deadline:
+            stopped.set()
+
+    Supervisor(folder=folder, programs=programs, clock=time.monotonic, each_tick=look, tick_s=0.02).run(stopped)
+    assert time.monotonic() <= deadline
+
+
+def status_of(folder: Path, name: str = "one") -> ProgramStatus:
+    status = read_status(folder)
+    return status.programs[name] if status else ProgramStatus()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(item) for item in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def ignores_sigterm(pid: int) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (mask,) = [int(line.split()[1], 16) for line in lines if line.startswith("SigIgn:")]
+    return bool(mask & 1 << (signal.SIGTERM - 1))
+
+
+def test_a_program_that_ends_is_started_again_and_its_exit_is_written_down(tmp_path: Path) -> None:
+    seen: list[ProgramStatus] = []
+
+    def tick() -> bool:
+        status = status_of(tmp_path)
+        if status.pid and (not seen or seen[-1].pid != status.pid):
+            seen.append(status)
+            os.kill(status.pid, signal.SIGKILL)
+        return len(seen) == 2
+
+    supervise(tmp_path, program(), tick=tick)
+    assert [item.starts for item in seen] == [1, 2]
+    assert seen[1].last_exit == -signal.SIGKILL
+
+
+def test_pauses_between_starts_grow_and_have_a_cap(tmp_path: Path) -> None:
+    now, starts = [0.0], []
+
+    def tick() -> bool:
+        status = status_of(tmp_path)
+        if status.starts > len(starts):
+            starts.append(now[0])
+        now[0] += 0.0 if status.pid else 0.25
+        return len(starts) == 9
+
+    stopped = Event()
+    crash = program(command=("/bin/false",))
+
+    def look() -> None:
+        if tick():
+            stopped.set()
+
+    Supervisor(folder=tmp_path, programs=[crash], clock=lambda: now[0], each_tick=look, tick_s=0.001).run(stopped)
+    pauses = [round(after - before, 1) for before, after in pairwise(starts)]
+    assert pauses == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30], abs=0.5)
+
+
+def test_a_program_whose_needs_are_not_met_is_not_started(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def due() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    supervise(tmp_path, program(due=due), tick=lambda: status_of(tmp_path).starts == 1)
+    assert len(asked) == 4
+
+
+def test_when_stopped_every_process_has_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    def tick() -> bool:
+        parent = status_of(tmp_path).pid
+        pids[:] = [parent, *children_of(parent)] if parent else []
+        return len(pids) == 2
+
+    supervise(tmp_path, program(command=PARENT), tick=tick)
+    assert not any(is_alive(process_status(pid)) for pid in pids)
+    assert read_status(tmp_path) is None
+
+
+def test_a_process_that_ignores_the_request_is_ended_without_one(tmp_path: Path) -> None:
+    now, pids, deadline = [0.0], [], time.monotonic() + 30.0
+    stopped = Event()
+
+    def tick() -> None:
+        pid = status_of(tmp_path).pid
+        if (pid and ignores_sigterm(pid)) or time.monotonic() > deadline:
+            pids.append(pid)
+            stopped.set()
+
+    def clock() -> float:
+        now[0] += 5.0  # ten seconds of grace pass in two looks
+        return now[0]
+
+    Supervisor(folder=tmp_path, programs=[program(command=STUBBORN)], clock=clock, each_tick=tick).run(stopped)
+    assert not is_alive(process_status(pids[0]))
+
+
+def test_two_supervisors_of_one_folder_are_refused_by_name(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def tick() -> bool:
+        with pytest.raises(SetupError) as caught:
+            Supervisor(folder=tmp_path, programs=[], clock=time.monotonic).run(Event())
+        refused.append(caught.value.code)
+        return True
+
+    supervise(tmp_path, program(), tick=tick)
+    assert refused == ["already-running"]
+
+
+def test_what_a_killed_supervisor_left_behind_is_ended_before_anything_starts(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from threading import Event;"
+        "from shared.supervise import Program, Supervisor;"
+        "Supervisor(folder=Path(sys.argv[1]), programs=[Program(name='one', command=('/bin/sleep', '600'),"
+        " environment={})], clock=time.monotonic).run(Event())"
+    )
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], env={**os.environ, "PYTHONPATH": root}
+    ) as first:
+        deadline = time.monotonic() + 30
+        while not status_of(tmp_path).pid and time.monotonic() < deadline:
+            os.sched_yield()
+        left = status_of(tmp_path)
+        first.kill()
+    assert is_alive(left)
+    supervise(tmp_path, program("two"), tick=lambda: status_of(tmp_path, "two").pid > 0)
+    assert not is_alive(left)
+
+
+def test_a_process_id_that_was_given_to_another_process_is_not_taken_for_ours(tmp_path: Path) -> None:
+    own = process_status(os.getpid())
+    assert is_alive(own)
+    assert not is_alive(ProgramStatus(pid=own.pid, started="1"))
+    assert not is_alive(ProgramStatus())
+
+
+def test_files_of_the_processes_are_for_this_account_only(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    command = ("/bin/sh", "-c", f"echo hello > {made}; exec sleep 600")
+    supervise(tmp_path / "folder", program(command=command), tick=made.exists)
+    for path in (made, tmp_path / "folder" / "log" / "one.log"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_stopping_where_nothing_is_on_says_so(tmp_path: Path) -> None:
+    assert stop_supervisor(tmp_path, patience_s=1.0, wait=lambda _: None) is False
+    (tmp_path / STATUS_FILE).write_text('{"supervisor": {"pid": 1, "started": "0"}, "programs": {}}')
+    assert stop_supervisor(tmp_path, patience_s=1.0, wait=lambda _: None) is False
