@@ -88,20 +88,29 @@ class LocalRunner:
     def _answer(self, client: RuntimeHttpClient) -> None:
         """Pull a task's message, answer it, push the answer."""
         message, context, _, fab = pull_task_input(client)
-        try:
-            reply = self._reply(message, context, fab.hash_str)
-        except Exception as error:  # noqa: BLE001 - the text of an exception could hold anything and stays here
-            _LOG.warning("the app could not answer a task of Flower: %s", type(error).__name__)
-            reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reply_to=message)
+        reply = self.reply(message, context, fab.hash_str)
         push_message(client, reply, context)
         push_task_output(client, context, SubStatus.FAILED if reply.has_error() else SubStatus.COMPLETED, "")
 
-    def _reply(self, message: Message, context: Context, bundle: str) -> Message:
-        """Let the installed app answer, if the department knows the bundle that refers to it."""
+    def reply(self, message: Message, context: Context, bundle: str) -> Message:
+        """Let the installed app answer, if the department knows the bundle that refers to it.
+
+        Args:
+            message: what Flower carries.
+            context: of the node.
+            bundle: digest of what the authority shipped, in hex.
+
+        Guarantees:
+            Nothing that was shipped is looked at, and no text of an exception leaves.
+        """
         if bundle not in self.bundles:
             _LOG.warning("a task of Flower came with a bundle that is not on the allow-list: %.64s", bundle)
             return Message(Error(ErrorCode.INVALID_FAB), reply_to=message)
-        return self.app(message, context)
+        try:
+            return self.app(message, context)
+        except Exception as error:  # noqa: BLE001 - the text of an exception could hold anything and stays here
+            _LOG.warning("the app could not answer a task of Flower: %s", type(error).__name__)
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reply_to=message)
 
     def _client(self, *interceptors: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor) -> RuntimeHttpClient:
         """Connect without Flower's retries: those end the process when a task is no longer wanted."""

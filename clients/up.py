@@ -53,7 +53,7 @@ def run_department(config_path: Path, *, stopped: Event, node: Sequence[str] | N
     programs = (
         Program(
             name="supernode",
-            command=_supernode_command(config_path.parent, config, runtime, secret),
+            command=supernode_command(config_path.parent, config, runtime, secret),
             environment=inherited,
         ),
         Program(
@@ -65,7 +65,7 @@ def run_department(config_path: Path, *, stopped: Event, node: Sequence[str] | N
     Supervisor(folder=folder, programs=programs, clock=time.monotonic).run(stopped)
 
 
-def _supernode_command(home: Path, config: ClientConfig, runtime: str, secret: Path) -> tuple[str, ...]:
+def supernode_command(home: Path, config: ClientConfig, runtime: str, secret: Path) -> tuple[str, ...]:
     """Return what starts the SuperNode: it dials the authority's gateway and serves the node on loopback."""
     host, _, port = runtime.rpartition(":")
     return (

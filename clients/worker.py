@@ -91,10 +91,10 @@ class Worker:
         self._pipe.send_bytes(ticket)
         busy_since: float | None = None
         while not self.stopped.is_set():
-            if busy_since is not None and self.clock() - busy_since > self.step_timeout_s:
-                _LOG.warning("a step took longer than %g s: the worker is killed", self.step_timeout_s)
-                return b""
             if not self._pipe.poll(_LOOK_S):
+                if busy_since is not None and self.clock() - busy_since > self.step_timeout_s:
+                    _LOG.warning("a step took longer than %g s: the worker is killed", self.step_timeout_s)
+                    return b""
                 continue
             word = self._pipe.recv_bytes()
             if word not in (BUSY, IDLE):
