@@ -18,7 +18,7 @@ from shared.codec import Record
 from shared.parameters import ExtraSpec, Layout, Vector
 from shared.plan import AggregationParams, ModelSpec
 from shared.privacy.extras import extra_charges
-from shared.privacy.plan import MechanismName, PrivacyBudget, PrivacyParams, PrivacyUnit
+from shared.privacy.plan import MechanismName, PrivacyBudget, PrivacyParams, PrivacyUnit, require_records
 
 PACKAGED = (
     "emergency-triage",
@@ -61,6 +61,7 @@ class PrivacyAsk(Record, frozen=True, kw_only=True):
             raise ValueError("`sample_rate` lies in (0, 1], `steps` is at least 1, `max_grad_norm` is above 0")
         if self.mechanism == "shared-noise" and self.steps != 1:
             raise ValueError('`steps` is 1 with `mechanism = "shared-noise"`: one noisy step a round')
+        require_records(self.unit, self.max_records)
 
 
 class ModelChoice(Record, frozen=True, kw_only=True):

@@ -31,6 +31,16 @@ MAX_RECORDS = 1000
 """Most records a person that a plan may train on."""
 
 
+def require_records(unit: PrivacyUnit, max_records: int) -> None:
+    """Refuse a number of records that a unit cannot have.
+
+    Raises:
+        ValueError: anything but one where the unit is the record, or none or too many of a person.
+    """
+    if not 1 <= max_records <= (1 if unit == "record" else MAX_RECORDS):
+        raise ValueError('`max_records` is 1 for unit "record" and lies in 1..1000 for unit "person"')
+
+
 class PrivacyBudget(Record, frozen=True, kw_only=True):
     """An (epsilon, delta) pair."""
 
@@ -69,8 +79,7 @@ class PrivacyParams(Record, frozen=True, kw_only=True):
     accountant: str = "dp-accounting 0.6 PLD"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_records <= (1 if self.unit == "record" else MAX_RECORDS):
-            raise ValueError('`max_records` is 1 for unit "record" and lies in 1..1000 for unit "person"')
+        require_records(self.unit, self.max_records)
         if not 0 < self.sample_rate <= 1:
             raise ValueError("`sample_rate` lies in (0, 1]")
         if self.steps < 1:
