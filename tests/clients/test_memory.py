@@ -123,5 +123,7 @@ def test_an_entry_that_does_not_decode_stops_the_node(memory: Memory) -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.sampled_from(["update", "confirm", "reveal"]))))
 def test_the_last_round_is_the_highest_answered(answered: list[tuple[int, str]]) -> None:
-    known = RunMemory(answered=set(answered))
+    known = RunMemory()
+    for number, step in answered:
+        known.answer(number, step)
     assert known.last_round == max((number for number, _ in answered), default=0)
