@@ -162,7 +162,7 @@ def test_what_is_not_one_certificate_is_refused(pem: bytes) -> None:
 
 def test_the_node_key_is_the_tls_key_in_the_form_that_flower_reads() -> None:
     private = serialization.load_ssh_private_key(KEY.openssh(), None)
-    public = serialization.load_ssh_public_key(node_public_key(MEMBER))
+    public = serialization.load_pem_public_key(node_public_key(MEMBER))
     assert isinstance(private, ec.EllipticCurvePrivateKey)
     assert isinstance(public, ec.EllipticCurvePublicKey)
     assert private.public_key() == public
