@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import grpc
+import pytest
 
 from clients.update_channel import Patience, Stop, serve_channel
 from server.ca import CertificateAuthority, found_authority
@@ -144,9 +145,11 @@ class ChannelCity:
 
 
 @contextmanager
-def open_channel(names: Iterable[str] = NAMES, *, spool: Path | None = None, **board: object) -> Iterator[ChannelCity]:
+def open_channel(
+    names: Iterable[str] = NAMES, *, spool: Path | None = None, board: Switchboard | None = None
+) -> Iterator[ChannelCity]:
     """A city with its channel listening."""
-    city = ChannelCity(spool=spool, board=Switchboard(spool, **board))  # type: ignore[arg-type]  # checked at run time
+    city = ChannelCity(spool=spool, board=board or Switchboard(spool))
     for name in names:
         city.admit(name)
     try:
@@ -221,3 +224,17 @@ class Gate:
         self.asked.set()
         assert self.go.wait(30)
         return request
+
+
+def code_of(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+    """How a raw call was refused."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code(), caught.value.details()
+
+
+def still_serves(city: ChannelCity, ticket: Ticket, name: str = "transport") -> bool:
+    served = city.serve(name, ticket, bytes.upper)
+    heard = city.ask({name: b"ping"})
+    served.stop.set()
+    return heard == {name: b"PING"} and served.left() == ""

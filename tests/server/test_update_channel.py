@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -13,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
+from server.switchboard import Line, Switchboard
 from server.update_channel import UpdateChannel
 from shared.channel import (
     ATTACHED,
@@ -32,8 +31,6 @@ from shared.codec import encode
 from shared.errors import SetupError
 from shared.identity import DepartmentId
 from tests.channel_city import (
-    HASTE,
-    HOST,
     NAMES,
     RUN,
     SMALL,
@@ -42,10 +39,9 @@ from tests.channel_city import (
     answer,
     attach,
     beside,
+    code_of,
     emptied,
-    member_files,
     metadata,
-    new_authority,
     open_channel,
     raw_channel,
     server_files,
@@ -66,20 +62,6 @@ def shared_city() -> Iterator[ChannelCity]:
 def city(shared_city: ChannelCity) -> Iterator[ChannelCity]:
     with emptied(shared_city) as city:
         yield city
-
-
-def code_of(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
-    """How a raw call was refused."""
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value.code(), caught.value.details()
-
-
-def still_serves(city: ChannelCity, ticket: Ticket, name: str = "transport") -> bool:
-    served = city.serve(name, ticket, bytes.upper)
-    heard = city.ask({name: b"ping"})
-    served.stop.set()
-    return heard == {name: b"PING"} and served.left() == ""
 
 
 # --- carrying ----------------------------------------------------------------------------------------------
@@ -148,122 +130,6 @@ def test_misuse_by_the_authority_is_an_error(city: ChannelCity) -> None:
     with pytest.raises(SetupError) as caught:
         UpdateChannel(city.address, server_files(city.authority), member_of=lambda _: None, members=1)
     assert caught.value.code == "channel-port"
-
-
-# --- who is let in -----------------------------------------------------------------------------------------
-
-
-def test_a_caller_without_certificate_is_not_let_in(city: ChannelCity) -> None:
-    ticket = city.channel.open_session(RUN, SMALL)
-    with raw_channel(city, None) as channel:
-        assert code_of(lambda: next(attach(channel, ticket)))[0] is grpc.StatusCode.UNAVAILABLE
-    assert still_serves(city, ticket)
-
-
-def test_another_citys_certificate_is_not_let_in(city: ChannelCity) -> None:
-    ticket = city.channel.open_session(RUN, SMALL)
-    theirs = member_files(new_authority("gotham"), "health")
-    with raw_channel(city, replace(theirs, authority=city.files["health"].authority)) as channel:
-        assert code_of(lambda: next(attach(channel, ticket)))[0] is grpc.StatusCode.UNAVAILABLE
-    assert still_serves(city, ticket)
-
-
-@pytest.mark.parametrize("name", ["health", "harbour"])
-def test_a_certificate_that_the_roster_does_not_have_is_refused(city: ChannelCity, name: str) -> None:
-    ticket = city.channel.open_session(RUN, SMALL)
-    refused = (grpc.StatusCode.PERMISSION_DENIED, "certificate-not-admitted")
-    stranger = member_files(city.authority, name)  # the city's, even a member's name, and yet not the admitted one
-    with raw_channel(city, stranger) as channel:
-        assert code_of(lambda: next(attach(channel, ticket))) == refused
-        assert code_of(lambda: answer(channel, ticket, frames(1, Payload.of(b"x")))) == refused
-    assert still_serves(city, ticket)
-
-
-def test_a_revoked_department_is_refused_at_the_next_request_on_a_standing_stream(city: ChannelCity) -> None:
-    ticket = city.channel.open_session(RUN, SMALL)
-    revoked, other = city.serve("health", ticket, bytes.upper), city.serve("police", ticket, bytes.upper)
-    assert set(city.ask({"health": b"a", "police": b"a"})) == {"health", "police"}
-    city.revoke("health")
-    assert city.ask({"health": b"b", "police": b"b"}) == {"police": b"B"}  # and it is not waited for
-    assert revoked.left() == "certificate-not-admitted"
-    assert city.channel.status()[DepartmentId("health")].refused == "certificate-not-admitted"
-    assert city.serve("health", ticket, bytes.upper).left() == "certificate-not-admitted"
-    assert not other.stop.is_set()
-
-
-def test_a_department_revoked_while_it_trains_cannot_send_its_reply(city: ChannelCity) -> None:
-    ticket = city.channel.open_session(RUN, SMALL)
-
-    def handle(request: bytes) -> bytes:
-        city.revoke("health")
-        return request
-
-    served = city.serve("health", ticket, handle)
-    assert city.ask({"health": b"a"}, timeout_s=1.0) == {}
-    assert served.left() == "certificate-not-admitted"
-
-
-def test_a_member_cannot_play_the_authority(city: ChannelCity) -> None:
-    ticket = city.channel.open_session(RUN, SMALL)
-    fake = UpdateChannel(f"{HOST}:0", city.files["police"], member_of=city.members.get, members=4)
-    try:
-        patience = replace(HASTE, give_up_s=0.2)
-        address = f"{HOST}:{fake.port}"
-        served = city.serve("health", ticket, lambda _: pytest.fail("asked"), address=address, patience=patience)
-        assert served.left() == "channel-unreachable"
-        assert fake.status() == {}
-    finally:
-        fake.stop()
-
-
-def test_nothing_else_is_served_on_the_port(city: ChannelCity) -> None:
-    ticket = city.channel.open_session(RUN, SMALL)
-    methods = [f"/{SERVICE}/Detach", "/cityfed.Other/Attach", "/grpc.health.v1.Health/Check"]
-    reflection = [f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")]
-    with raw_channel(city, city.files["health"]) as channel:
-        for method in [*methods, *reflection]:
-            assert code_of(partial(channel.unary_unary(method), b"", timeout=20))[0] is grpc.StatusCode.UNIMPLEMENTED
-    assert still_serves(city, ticket)
-
-
-@pytest.mark.parametrize("shown", ["foreign session", "foreign run", "nothing", "rubbish"])
-def test_a_call_for_another_session_is_refused(city: ChannelCity, shown: str) -> None:
-    ticket = city.channel.open_session(RUN, SMALL)
-    foreign = {
-        "foreign session": metadata(Ticket(run=RUN, session=bytes(16))),
-        "foreign run": metadata(Ticket(run=bytes([1] * 32), session=ticket.session)),
-        "nothing": (),
-        "rubbish": ((metadata(ticket)[0][0], b"rubbish"),),
-    }[shown]
-    expected = {"nothing": "message-malformed", "rubbish": "message-malformed"}.get(shown, "session-foreign")
-    with raw_channel(city, city.files["health"]) as channel:
-        stream = channel.stream_stream(f"/{SERVICE}/Attach")
-        upload = channel.stream_unary(f"/{SERVICE}/Answer")
-        assert code_of(lambda: next(stream(iter(()), metadata=foreign, timeout=20)))[1] == expected
-        assert code_of(lambda: upload(iter([b""]), metadata=foreign, timeout=20))[1] == expected
-    assert still_serves(city, ticket)
-
-
-def test_who_comes_back_for_a_closed_session_is_told_that_it_is_over(city: ChannelCity) -> None:
-    ticket = city.channel.open_session(RUN, SMALL)
-    city.channel.close_session()
-    assert city.serve("health", ticket, bytes.upper).left() == ""
-    newer = city.channel.open_session(RUN, SMALL)
-    assert newer.session != ticket.session
-    assert city.serve("health", ticket, bytes.upper).left() == ""
-    with raw_channel(city, city.files["health"]) as channel:
-        assert code_of(lambda: answer(channel, ticket, frames(1, Payload.of(b"x"))))[1] == "reply-late"
-
-
-def test_the_newest_stream_of_a_department_counts(city: ChannelCity) -> None:
-    ticket = city.channel.open_session(RUN, SMALL)
-    older = city.serve("health", ticket, bytes.lower)
-    assert city.ask({"health": b"Aa"}) == {"health": b"aa"}
-    newer = city.serve("health", ticket, bytes.upper)
-    assert older.left() == "attached-elsewhere"
-    assert city.ask({"health": b"Aa"}) == {"health": b"AA"}
-    city.channel.close_session()
-    assert newer.left() == ""
 
 
 # --- uploads that are not what they should be --------------------------------------------------------------
@@ -349,11 +215,23 @@ def test_a_message_above_the_frame_limit_is_not_taken_in(city: ChannelCity) -> N
     assert wrong_then_good(city, ticket, make)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+class Watching(Switchboard):
+    """Says when the first bytes of an upload are there."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock=clock)
+        self.begun = Event()
+
+    def progress(self, name: DepartmentId, line: Line, received: int) -> None:
+        super().progress(name, line, received)
+        self.begun.set()
+
+
 def test_an_upload_that_drips_is_cut_and_the_others_are_not_held_up() -> None:
-    limits = Limits(update_bytes=4096, other_bytes=4096, grace_s=0.2, min_bytes_per_s=1e6)
-    with open_channel() as city:
-        ticket = city.channel.open_session(RUN, limits)
-        city.serve("police", ticket, bytes.upper)
+    times = [0.0]
+    board = Watching(lambda: times[-1])
+    with open_channel(board=board) as city:
+        ticket = city.channel.open_session(RUN, SMALL)
         over = Event()
 
         def drip(number: int) -> Iterator[bytes]:
@@ -361,15 +239,27 @@ def test_an_upload_that_drips_is_cut_and_the_others_are_not_held_up() -> None:
             yield chunk(number, 0, b"0")
             over.wait(30)
 
-        with raw_channel(city, city.files["health"]) as channel:
-            stream = attach(channel, ticket)
-            assert next(stream) == ATTACHED
-            replies = city.channel.exchange({DepartmentId(name): b"ask" for name in ("health", "police")}, timeout_s=2)
-            upload = channel.stream_unary(f"/{SERVICE}/Answer")
-            call = upload.future(drip(1), metadata=metadata(ticket), timeout=20)
-            assert [(name, bytes(reply)) for name, reply in replies] == [("police", b"ASK")]
-            over.set()
-            assert call.code() is grpc.StatusCode.CANCELLED
+        def misbehave() -> None:
+            with raw_channel(city, city.files["health"]) as channel:
+                stream = attach(channel, ticket)
+                assert next(stream) == ATTACHED
+                number = read_start(next(stream), max_bytes=1 << 20).number
+                upload = channel.stream_unary(f"/{SERVICE}/Answer")
+                call = upload.future(drip(number), metadata=metadata(ticket), timeout=30)
+                assert board.begun.wait(20)
+                times.append(SMALL.grace_s + 1.0)
+                cut.append(call.code())
+                over.set()
+                city.serve("police", ticket, bytes.upper)
+                answer(channel, ticket, frames(number, Payload.of(b"good")))
+
+        cut: list[grpc.StatusCode] = []
+        requests = {DepartmentId(name): b"ask" for name in ("health", "police")}
+        replies = city.channel.exchange(requests, timeout_s=1000)
+        with beside(misbehave):
+            found = {name: bytes(reply) for name, reply in replies}
+        assert found == {"health": b"good", "police": b"ASK"}
+        assert cut == [grpc.StatusCode.CANCELLED]
         assert city.channel.status()[DepartmentId("health")].refused == "upload-too-slow"
 
 
