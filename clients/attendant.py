@@ -1,7 +1,8 @@
-"""The worker from the inside: opens this department for one session of the update channel after the other.
+"""The worker from the inside: opens this department for a run and attends the sessions of the update channel.
 
-Records, keys and the journal are held only while a session is open. Between sessions the journal is free for the
-department's own commands, and what they changed counts for the next session.
+Records, keys and the journal are held while a session is open. When the authority has ended it, the journal is free for
+the department's own commands, and what they changed counts for the next session. When a session broke off, the same
+Participant waits for the next one of its run, because an epoch exists in its memory only (protocol 2).
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import datetime as dt
 import importlib
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Final
 
 from clients.config import load_config, load_department, load_tls, open_journal
 from clients.participant import Participant
 from clients.plans import plan_of_run
 from clients.training.noise import OsRandomSource, RandomSource
-from clients.update_channel import Stop, serve_channel
+from clients.update_channel import Patience, Stop, serve_channel
 from clients.worker import BUSY, CLOSED, FAILED, IDLE, REFUSED
 from shared.channel import Ticket, largest_request
 from shared.codec import decode
@@ -27,6 +31,9 @@ from shared.logs import log_json
 
 _LOG = logging.getLogger(__name__)
 
+WAIT_FOR_NEXT_S: Final = 900.0
+"""So long a Participant waits for another session of its run, in seconds."""
+
 
 def run_worker(config_path: Path, pipe: Connection, *, source: Callable[[], RandomSource] = OsRandomSource) -> None:
     """Attend the sessions that the node names, until the node is gone.
@@ -34,44 +41,74 @@ def run_worker(config_path: Path, pipe: Connection, *, source: Callable[[], Rand
     Args:
         config_path: this department's ``client.toml``.
         pipe: to the node; see :mod:`clients.worker`.
-        source: makes the randomness of sampling and noise.
+        source: makes the randomness of sampling and noise, anew for each run that is opened.
     """
     log_json()
     for module in ("clients.training.train", "shared.tasks.text"):
         importlib.import_module(module)  # loaded before anybody waits for it
+    attendant = Attendant(config_path, pipe, source)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            ticket = pipe.recv_bytes()
-            pipe.send_bytes(_attends(config_path, ticket, pipe, source))
+            if not pipe.poll(WAIT_FOR_NEXT_S):
+                attendant.close()
+                continue
+            pipe.send_bytes(attendant.attend(pipe.recv_bytes()))
 
 
-def _attends(config_path: Path, ticket: bytes, pipe: Connection, source: Callable[[], RandomSource]) -> bytes:
-    """Attend one session; return the last word on it."""
-    try:
-        _attend(config_path, decode(ticket, Ticket), pipe, source)
-    except CityFedError as error:
-        _LOG.warning("the session was left: %s", error.code)
-        return REFUSED if error.code == "plan-unknown" else FAILED
-    return CLOSED
+@dataclass
+class Attendant:
+    """Attends sessions, one at a time, and keeps a run's Participant while its sessions break off."""
 
+    config_path: Path
+    pipe: Connection
+    source: Callable[[], RandomSource]
+    _run: bytes = b""
+    _participant: Participant | None = None
+    _open: ExitStack = field(default_factory=ExitStack)
 
-def _attend(config_path: Path, ticket: Ticket, pipe: Connection, source: Callable[[], RandomSource]) -> None:
-    """Open this department, answer requests until the session is closed, close it again."""
-    config = load_config(config_path)
-    most = largest_request(plan_of_run(config_path, ticket.run))
-    tls = load_tls(config_path, config, now=_now())
-    department = load_department(config_path)
-    with open_journal(config_path) as journal:
-        participant = Participant(department, journal=journal, source=source(), clock=_now)
+    def attend(self, ticket: bytes) -> bytes:
+        """Attend one session; return the last word on it."""
+        try:
+            self._attend(decode(ticket, Ticket))
+        except CityFedError as error:
+            _LOG.warning("the session was left: %s", error.code)
+            return REFUSED if error.code == "plan-unknown" else FAILED
+        self.close()
+        return CLOSED
+
+    def close(self) -> None:
+        """Let go of the department."""
+        self._open.close()
+        self._run, self._participant = b"", None
+
+    def _attend(self, ticket: Ticket) -> None:
+        """Answer requests until the authority ends the session."""
+        config = load_config(self.config_path)
+        most = largest_request(plan_of_run(self.config_path, ticket.run))
+        tls = load_tls(self.config_path, config, now=_now())
+        participant = self._of_run(ticket.run)
 
         def handle(request: bytes) -> bytes:
             """Answer one request, and let the node know for how long."""
-            pipe.send_bytes(BUSY)
+            self.pipe.send_bytes(BUSY)
             reply = participant.handle(request)
-            pipe.send_bytes(IDLE)
+            self.pipe.send_bytes(IDLE)
             return reply
 
-        serve_channel(config.channel, tls, handle, ticket=ticket, max_request_bytes=most, stop=Stop())
+        patience = Patience(longest_s=5.0)
+        serve_channel(
+            config.channel, tls, handle, ticket=ticket, max_request_bytes=most, stop=Stop(), patience=patience
+        )
+
+    def _of_run(self, run: bytes) -> Participant:
+        """Return the Participant that attended this run before, or open the department for it."""
+        if self._participant is None or run != self._run:
+            self.close()
+            department = load_department(self.config_path)
+            journal = self._open.enter_context(open_journal(self.config_path))
+            self._participant = Participant(department, journal=journal, source=self.source(), clock=_now)
+            self._run = run
+        return self._participant
 
 
 def _now() -> dt.datetime:

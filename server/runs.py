@@ -6,6 +6,8 @@
     ├── run.json              what was submitted: plan, Flower's number, node ids
     ├── status.json           how it stands; written again and again while it goes on
     ├── log.jsonl             what the process of the run had to say
+    ├── state/                checkpoint: from it the run goes on in another process
+    ├── stop                  exists once somebody has told the run to stop
     └── model.safetensors     the released model, only of a completed run
 """
 
@@ -29,6 +31,9 @@ from shared.supervise import ProgramStatus, is_alive
 
 State = Literal["submitted", "running", "completed", "failed"]
 _FINISHED: Final = frozenset({"completed", "failed"})
+
+INTERRUPTED: Final = "run-interrupted"
+"""Code of a run whose process ended before the run did."""
 
 R = TypeVar("R", bound=Record)
 
@@ -107,6 +112,16 @@ class RunFolder:
         """Lines of JSON."""
         return self.path / "log.jsonl"
 
+    @property
+    def state(self) -> Path:
+        """Folder of the checkpoint."""
+        return self.path / "state"
+
+    @property
+    def stop(self) -> Path:
+        """File that tells a run that its end is final."""
+        return self.path / "stop"
+
     def submit(self, submitted: Submitted, *, process: ProgramStatus, now: dt.datetime) -> None:
         """Write down what is submitted.
 
@@ -156,8 +171,18 @@ class RunFolder:
         if status.state in _FINISHED or is_alive(status.process):
             return status
         return msgspec.structs.replace(
-            status, state="failed", code="run-interrupted", message="The process of the run ended before the run did."
+            status, state="failed", code=INTERRUPTED, message="The process of the run ended before the run did."
         )
+
+    def wait_for_process(self, process: ProgramStatus) -> None:
+        """Write down that the run is submitted again; until it has a process of its own, another one answers for it."""
+        status = self._read("status.json", RunStatus)
+        self.write(msgspec.structs.replace(status, state="submitted", process=process, phase=""))
+
+    def give_up(self, message: str) -> None:
+        """Write down that an interrupted run does not go on."""
+        status = self._read("status.json", RunStatus)
+        self.write(msgspec.structs.replace(status, state="failed", code="run-given-up", message=message))
 
     def _read(self, name: str, record_type: type[R]) -> R:
         """Read one file."""

@@ -17,6 +17,7 @@ import msgspec
 
 from server.attendance import AttendedTransport
 from server.audit import OWNER
+from server.checkpoint import CheckpointFolder
 from server.city import load_city, load_plan_key, load_server_tls
 from server.config import load_server, split_address
 from server.coordinator import Coordinator
@@ -26,7 +27,7 @@ from server.invitations import Invitations
 from server.release import MODEL_FILE, read_model, write_model
 from server.results import RoundResult
 from server.roster import load_members
-from server.runs import Missing, RunFolder, RunStatus, Sign
+from server.runs import Missing, RunFolder, Sign
 from server.update_channel import UpdateChannel
 from shared.certificates import TlsFiles
 from shared.channel import limits_of
@@ -45,7 +46,9 @@ CarrierOf = Callable[[Mapping[DepartmentId, int]], GridTransport]
 
 
 def conduct(home: AuthorityHome, run: str, carrier_of: CarrierOf) -> None:
-    """Conduct a run that was submitted; whatever ends it without a model is written down and raised.
+    """Conduct a run that was submitted, or go on with one whose process was ended.
+
+    Why a run failed is written down and raised; a run that is only interrupted stays one that can go on.
 
     Args:
         home: the authority's home.
@@ -63,8 +66,9 @@ def conduct(home: AuthorityHome, run: str, carrier_of: CarrierOf) -> None:
     except CityFedError as error:
         progress.fail(error.code, error.message)
         raise
-    except BaseException as error:
-        progress.fail("run-interrupted", f"The run was ended by {type(error).__name__}.")
+    except BaseException:
+        if folder.stop.exists():
+            progress.fail("run-stopped", "Somebody at the authority has stopped the run.")
         raise
     progress.change(state="completed", phase="")
 
@@ -92,6 +96,7 @@ def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier
             journal=journal,
             clock=_now,
             observer=progress,
+            checkpoints=CheckpointFolder(folder.state),
             step_timeout_s=config.step_timeout_s,
         )
         invitations.open()
@@ -141,7 +146,9 @@ class Progress:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._guard = threading.Lock()
-        self._status = RunStatus(state="running", process=process_status(os.getpid()), since=_now())
+        self._status = msgspec.structs.replace(
+            folder.status(), state="running", process=process_status(os.getpid()), since=_now(), code="", message=""
+        )
         folder.write(self._status)
 
     def change(self, **changes: object) -> None:

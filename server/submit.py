@@ -13,7 +13,7 @@ from server.home import AuthorityHome
 from server.plan_files import load_published
 from server.release import read_model
 from server.roster import load_members
-from server.runs import RunFolder, RunStatus, Submitted, run_folder, run_folders
+from server.runs import INTERRUPTED, RunFolder, RunStatus, Submitted, run_folder, run_folders
 from server.superlink import open_control
 from server.up import find_superlink
 from shared.errors import ConfigError, RoundAbortedError, SetupError
@@ -21,6 +21,8 @@ from shared.plan import Plan
 from shared.supervise import ProgramStatus, read_status
 
 _LOOK_S = 0.5
+_PATIENCE = 60
+"""So many looks an interrupted run is waited for: `cityfed-server up` starts it again."""
 
 
 def submit_run(home: AuthorityHome, digest: str, *, now: dt.datetime) -> RunFolder:
@@ -64,6 +66,7 @@ def stop_run(home: AuthorityHome, run: str) -> None:
     status = folder.status()
     if status.state != "running":
         raise ConfigError("run-over", f"Run {folder.path.name} does not go on: it is {status.state}.")
+    folder.stop.touch(mode=0o600)
     os.kill(status.process.pid, signal.SIGTERM)
 
 
@@ -95,12 +98,14 @@ def watch_run(
         RoundAbortedError: the run failed, for the reason that its process gave.
     """
     seen: RunStatus | None = None
+    patience = _PATIENCE
     while True:
         status = folder.status()
         if status != seen:
             tell(status)
             seen = status
-        if status.state == "failed":
+        patience = patience - 1 if status.code == INTERRUPTED else _PATIENCE
+        if status.state == "failed" and (status.code != INTERRUPTED or patience <= 0):
             raise RoundAbortedError(status.code, status.message)
         if status.state == "completed":
             return status

@@ -24,6 +24,7 @@ from server.config import load_server, split_address
 from server.flower_app import HOME_VARIABLE
 from server.gateway import GatewaySettings, gateway_server
 from server.home import AuthorityHome
+from server.resume import Resumer
 from server.roster import load_members
 from server.superlink import LOOPBACK, SuperLink, open_control
 from shared.errors import CityFedError, SetupError
@@ -51,6 +52,12 @@ def run_authority(home: AuthorityHome, *, stopped: Event) -> None:
         make_private_folder(folder)
     superlink = SuperLink(folder=home.flower, secret=home.superexec_secret, port=_free_port())
     inherited = environment(os.environ, home.flower)
+    registrar, resumer = Registrar(home, superlink), Resumer(home, superlink)
+
+    def look() -> None:
+        registrar.look()
+        resumer.look()
+
     supervisor = Supervisor(
         folder=home.service,
         programs=(
@@ -70,7 +77,7 @@ def run_authority(home: AuthorityHome, *, stopped: Event) -> None:
         ),
         clock=time.monotonic,
         prepare=lambda: _prepare(home, superlink, now),
-        each_tick=Registrar(home, superlink).look,
+        each_tick=look,
     )
     supervisor.run(stopped)
 

@@ -169,6 +169,22 @@ def test_a_worker_killed_in_the_middle_of_training_is_replaced_and_the_run_compl
     assert city.pid("health", "node") > 0
 
 
+def test_a_coordinator_killed_in_the_middle_of_a_round_ends_with_the_same_model_bit_for_bit(
+    city: RunningCity, tmp_path: Path
+) -> None:
+    signed, plan = agreed_plan(city.city, SLOW)
+    journals = copy_journals(city.city, tmp_path / "journals")
+    assert city.server("run", plan.digest().hex(), "--detach").returncode == 0
+    folder = RunFolder(city.authority.runs / plan.run_id().hex())
+    wait_until(lambda: (folder.status().round, folder.status().phase) == (2, "update"), "the second round", 120.0)
+    killed = folder.status().process.pid
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: folder.status().process.pid != killed, "the run is submitted again")
+    wait_until(lambda: folder.status().state == "completed", "the end of the run", 180.0)
+    expected = simulated(city.city, journals, signed, plan).model
+    assert released(city, plan).tobytes() == expected.tobytes()
+
+
 def test_after_every_process_was_killed_once_the_next_run_completes(city: RunningCity) -> None:
     for side, program in KILLED:
         before = city.pid(side, program)
