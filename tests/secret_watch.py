@@ -50,7 +50,7 @@ WATCHED: dict[str, dict[CodeType, Found]] = {
     "epoch seed": {epoch.AdvertisedEpoch.receive.__code__: lambda names, _: list(names.get("seeds", {}).values())},
     "HPKE key": {SealingKey.__init__.__code__: _private_keys},
     "noise key": {CtrStream.__init__.__code__: lambda names, _: [names["key"]]},
-    "update": {train.train_round.__code__: lambda _, value: [value.delta[:16].tobytes()] if value is not None else []},
+    "update": {train.Trainer.train.__code__: lambda _, value: [value.delta[:16].tobytes()]},
 }
 _BY_CODE = {code: (kind, found) for kind, functions in WATCHED.items() for code, found in functions.items()}
 

@@ -166,7 +166,7 @@ def run_plan(afternoon: Afternoon) -> int:
 def split_page() -> Iterator[list[tuple[str, str]]]:
     """The page up to the approvals, and the rest."""
     text = PAGE.read_text()
-    middle = text.index("## 7.")
+    middle = text.index("## 8.")
     yield BLOCK.findall(text[:middle])
     yield BLOCK.findall(text[middle:])
 
