@@ -1,0 +1,136 @@
+"""One invitation under way for each department, as long as the session is open, and no longer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from threading import Event
+
+import httpx
+import pytest
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from clients.flower_app import client_app
+from server.grid import GridTransport
+from server.invitations import Invitations
+from shared.codec import encode
+from shared.identity import DepartmentId
+from shared.session import Left, LeftStatus
+from simulation.grid import InProcessGrid
+
+HEALTH, POLICE = DepartmentId("health"), DepartmentId("police")
+NODES = {HEALTH: 11, POLICE: 12}
+
+
+class Node:
+    """Notes each invitation, and leaves the session at once with the next word; without one it stays."""
+
+    def __init__(self, *words: LeftStatus | bytes) -> None:
+        self.words = list(words)
+        self.invited: list[bytes] = []
+
+    def handle(self, request: bytes) -> bytes:
+        self.invited.append(request)
+        word = self.words.pop(0)
+        return word if isinstance(word, bytes) else encode(Left(status=word))
+
+
+class Slow(InProcessGrid):
+    """Holds a message back while its node has nothing more to say, and fails now and then."""
+
+    def __init__(self, nodes: dict[int, Node], failures: int = 0) -> None:
+        self._nodes = nodes
+        self.failures = failures
+        super().__init__({number: self._app(node) for number, node in nodes.items()})
+
+    def _app(self, node: Node) -> ClientApp:
+        def participant(_context: Context) -> Node:
+            return node
+
+        return client_app(participant)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        if self.failures:
+            self.failures -= 1
+            raise httpx.ConnectError("away")
+        waiting = {key: self._pushed[key].metadata.dst_node_id for key in message_ids if key in self._pushed}
+        return super().pull_messages([key for key, node in waiting.items() if self._nodes[node].words])
+
+
+def invitations(grid: Slow, look: Callable[[], None]) -> Invitations:
+    return Invitations(
+        GridTransport(grid, NODES, poll_s=0.001),
+        tuple(NODES),
+        b"ticket",
+        pause_s=0.0,
+        poll_s=0.001,
+        farewell_s=0.2,
+        each_look=look,
+    )
+
+
+def until(met: Callable[[], bool], grid: Slow) -> Invitations:
+    """Call departments until something is seen, then close."""
+    seen, deadline = Event(), time.monotonic() + 10.0
+
+    def look() -> None:
+        if met() or time.monotonic() > deadline:
+            seen.set()
+
+    calls = invitations(grid, look)
+    calls.open()
+    seen.wait(11.0)
+    calls.close()
+    assert met()
+    return calls
+
+
+def test_each_department_gets_one_invitation_and_no_second_while_it_stays() -> None:
+    health, police = Node("unavailable"), Node()
+    calls = until(lambda: len(health.invited) == 1 and bool(calls_looked(3)), Slow({11: health, 12: police}))
+    assert health.invited == [b"ticket"]
+    assert police.invited == []
+    assert calls.left == {HEALTH: "unavailable"}
+
+
+_looks = [0]
+
+
+def calls_looked(least: int) -> bool:
+    _looks[0] += 1
+    return _looks[0] > least
+
+
+def test_who_left_early_is_called_again() -> None:
+    health, police = Node("unavailable", "refused", "unavailable"), Node()
+    until(lambda: len(health.invited) == 3, Slow({11: health, 12: police}))
+    assert health.invited == [b"ticket"] * 3
+
+
+@pytest.mark.parametrize("word", [b"", b"no message of ours", encode(Left(status="closed")) + b"x"])
+def test_a_word_that_is_none_of_ours_is_written_down_as_malformed(word: bytes) -> None:
+    health = Node(word)
+    calls = until(lambda: len(health.invited) == 1, Slow({11: health, 12: Node()}))
+    assert calls.left == {HEALTH: "message-malformed"}
+
+
+def test_a_superlink_that_is_away_for_a_moment_ends_nothing() -> None:
+    health = Node("unavailable")
+    until(lambda: len(health.invited) == 1, Slow({11: health, 12: Node()}, failures=5))
+    assert health.invited == [b"ticket"]
+
+
+def test_closing_waits_for_the_last_word_of_those_who_stay_and_calls_nobody_again() -> None:
+    health, police = Node(), Node()
+    grid = Slow({11: health, 12: police})
+    calls = invitations(grid, lambda: None)
+    calls.open()
+    health.words.append("closed")
+    deadline = time.monotonic() + 10.0
+    while not calls.left and time.monotonic() < deadline:
+        pass
+    police.words.append("closed")
+    calls.close()
+    assert calls.left[POLICE] == "closed"
+    assert police.invited == [b"ticket"]
