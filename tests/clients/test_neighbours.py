@@ -36,10 +36,11 @@ from shared.errors import RoundAbortedError
 from shared.identity import DepartmentId, open_signed
 from shared.journal import Journal
 from shared.messages import CloseReply, CloseRound, HeadReceipt, MaskedUpdate, Receipt, SealReply, SealSet
+from shared.plan import LocalOptimizer
 from shared.secagg.adverts import SEALS_LABEL
 from shared.secagg.receipts import RECEIPT_LABEL
 from simulation.network import Fault, InMemoryTransport
-from simulation.scenario import PrivacyAsk
+from simulation.scenario import ArmOptimizers, PrivacyAsk
 from simulation.world import CONFIG_FILE, now
 from tests.city import MESSAGES, City, open_city, permit, small_scenario
 from tests.eavesdropper import Eavesdropper, Exchange
@@ -176,11 +177,27 @@ def rewrite(path: Path, change: Callable[[Rows], Rows]) -> None:
         csv.writer(file).writerows([header, *change(rows)])
 
 
-@pytest.fixture(scope="module", params=[(), ("train-loss-sum", "unit-count")], ids=["no-extras", "extras"])
+EXTRAS = ("train-loss-sum", "unit-count")
+SHARED = PrivacyAsk(
+    mechanism="shared-noise", epsilon=2.0, delta=1e-4, sample_rate=0.2, steps=1, max_grad_norm=1.0, extras_share=0.4
+)
+PLAIN = LocalOptimizer(learning_rate=1.0)
+CITIES: Mapping[str, dict[str, object]] = {
+    "local noise": {},
+    "local noise, extras": {"extras": EXTRAS},
+    "shared noise, extras": {
+        "extras": EXTRAS,
+        "privacy": SHARED,
+        "optimizer": ArmOptimizers(federated=PLAIN, local=PLAIN, pooled=PLAIN),
+    },
+}
+
+
+@pytest.fixture(scope="module", params=CITIES)
 def founded(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Founded:
     """A city whose police hold exactly as many rows as their policy asks for."""
     folder = tmp_path_factory.mktemp("founded")
-    scenario = small_scenario(folder, rounds=ROUNDS, extras=request.param)
+    scenario = small_scenario(folder, rounds=ROUNDS, **CITIES[request.param])
     for name in scenario.departments:
         permit(Path(scenario.departments[name].policy), "train-loss-sum", "unit-count")
     police = scenario.departments[POLICE]
