@@ -37,7 +37,7 @@ from simulation.scenario import Scenario
 from simulation.setup import ensure_setup
 from simulation.summary import ArmName
 
-GRID = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0)
+GRID = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0)
 """Learning rates tried for every arm."""
 
 REPEATS = 6

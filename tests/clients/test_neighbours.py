@@ -40,7 +40,7 @@ from shared.plan import LocalOptimizer
 from shared.secagg.adverts import SEALS_LABEL
 from shared.secagg.receipts import RECEIPT_LABEL
 from simulation.network import Fault, InMemoryTransport
-from simulation.scenario import ArmOptimizers, PrivacyAsk
+from simulation.scenario import ArmOptimizers, PrivacyAsk, Scenario
 from simulation.world import CONFIG_FILE, now
 from tests.city import MESSAGES, City, open_city, permit, small_scenario
 from tests.eavesdropper import Eavesdropper, Exchange
@@ -195,11 +195,15 @@ CITIES: Mapping[str, dict[str, object]] = {
 
 @pytest.fixture(scope="module", params=CITIES)
 def founded(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Founded:
-    """A city whose police hold exactly as many rows as their policy asks for."""
     folder = tmp_path_factory.mktemp("founded")
     scenario = small_scenario(folder, rounds=ROUNDS, **CITIES[request.param])
     for name in scenario.departments:
         permit(Path(scenario.departments[name].policy), "train-loss-sum", "unit-count")
+    return found(folder, scenario)
+
+
+def found(folder: Path, scenario: Scenario) -> Founded:
+    """A city whose police hold exactly as many rows as their policy asks for."""
     police = scenario.departments[POLICE]
     binding = cut_fixture(folder, rows=89)  # nine of them are held out
     policy = Path(police.policy)
