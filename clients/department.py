@@ -18,7 +18,7 @@ from shared.package import package_digest
 from shared.parameters import Vector, is_finite
 from shared.plan import Plan
 from shared.privacy.accountant import event_of
-from shared.privacy.extras import extra_charges
+from shared.privacy.extras import extra_charges, require_noised
 from shared.privacy.ledger import BudgetQuote, Budgets, PlanCharge, WindowBudget
 from shared.privacy.plan import PerformanceFlags, PrivacyBudget
 from shared.secagg.ring import l2_norm
@@ -65,13 +65,15 @@ class Department:
     _rows: dict[bytes, Prepared] = field(default_factory=dict, repr=False)
 
     def require_fitting(self, plan: Plan, roster: Roster) -> None:
-        """Refuse a plan that was made for other software, for others, or under another roster.
+        """Refuse a plan for other software, with numbers that nobody noises, for others, or under another roster.
 
         Raises:
-            ProtocolError: ``package-foreign``, ``cohort-foreign``, ``roster-size``.
+            ProtocolError: ``package-foreign``, ``extra-unknown``, ``extra-not-noised``, ``cohort-foreign``,
+                ``roster-size``.
         """
         if plan.package_digest != package_digest():
             raise ProtocolError("package-foreign", "The plan was made for another version of this package.")
+        require_noised(plan)
         if self.name not in plan.cohort:
             raise ProtocolError("cohort-foreign", f"The plan's cohort does not include {self.name}.")
         if len(roster.members) != plan.roster_size:

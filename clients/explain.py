@@ -19,6 +19,7 @@ from shared.codec import decode
 from shared.errors import JournalError
 from shared.journal import EntryKind
 from shared.messages import ClosedRound
+from shared.plan import Plan
 from shared.privacy.ledger import BudgetStatus, PrivacyLedger
 
 
@@ -110,10 +111,17 @@ def inspection_lines(found: Inspection, policy: Policy) -> list[str]:
         f"  budget        epsilon {found.epsilon_left:.4f} left of {found.epsilon_cap:g}",
         f"                epsilon {found.epsilon_after:.4f} would count with this plan",
         f"  leaves here   at most {found.updates} encrypted updates of {found.update_bytes} bytes",
+        f"  metrics       {_metrics(plan)}",
         f"  approved by   {given}",
         *([f"  refused by    {', '.join(found.refused_by)}"] if found.refused_by else []),
         as_table(found.decision, policy),
     ]
+
+
+def _metrics(plan: Plan) -> str:
+    """Name the numbers about units that ride in the update, with their noise."""
+    noised = [f"{extra.name} with noise of stddev {extra.noise_stddev:.4g} each round" for extra in plan.layout.extras]
+    return ", ".join(noised) or "none"
 
 
 def authority_receipts(config_path: Path) -> Iterator[ReceiptLine]:

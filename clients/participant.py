@@ -49,7 +49,6 @@ from shared.messages import (
 )
 from shared.parameters import Vector, model_hash, vector_from_bytes
 from shared.plan import Plan, accept_plan
-from shared.privacy.extras import require_noised
 from shared.privacy.ledger import BudgetQuote, PrivacyLedger
 from shared.roster import accept_keys, open_roster
 from shared.secagg.epoch import AdvertisedEpoch, EpochContext, ReadyEpoch, SealedEpoch, open_epoch
@@ -171,7 +170,6 @@ class Participant:
         roster = self._accept_roster(request.roster)
         if request.run != plan.run_id():
             raise ProtocolError("run-foreign", "The run is not the one that follows from the plan.")
-        require_noised(plan)
         if not set(request.cohort) <= set(plan.cohort):
             raise ProtocolError("cohort-foreign", "The cohort is not the one of the plan.")
         self.department.require_fitting(plan, roster)

@@ -127,7 +127,7 @@ def inspect_plan(config_path: Path, digest: str, *, now: dt.datetime) -> Inspect
         ConfigError: ``plan-unknown``, ``roster-unknown``, or a file is not in order.
         ContractError: the declaration is not in order.
         ProtocolError: ``signature-invalid``, ``message-malformed``, ``plan-changed``, ``package-foreign``,
-            ``cohort-foreign``, ``roster-size``.
+            ``extra-unknown``, ``extra-not-noised``, ``cohort-foreign``, ``roster-size``.
         JournalError: the journal does not verify.
     """
     with _open_desk(config_path, now) as desk:

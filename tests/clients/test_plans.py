@@ -30,6 +30,7 @@ from shared.identity import IdentityKey, Signed, sign_record
 from shared.journal import EntryKind
 from shared.keystore import save_identity
 from shared.messages import Refusal, decode_reply
+from shared.parameters import ExtraSpec
 from shared.plan import Plan
 from tests.command_line import Run, runner
 from tests.deployed_city import DeployedCity, deploy_city, hand_out, now, publish_plan
@@ -108,6 +109,21 @@ def test_inspect_shows_everything_that_a_person_weighs(desk: Desk) -> None:
     assert found.epsilon_computed < found.epsilon_after < found.epsilon_cap
     assert {item.rule for item in found.decision.failed} == {"R10"}
     assert (found.approvals, found.refused_by) == ((), ())
+
+
+def test_inspect_names_the_metrics_that_would_leave_and_one_without_noise_is_not_judged(run: Run, desk: Desk) -> None:
+    assert "  metrics       none\n" in run("plan", "inspect", desk.config, desk.digest).out
+    loss = ExtraSpec(
+        name="train-loss-sum", unit_bound=2.0, sample_rate=1.0, noise_multiplier=150.0, max_abs=1e4, scale=1e-3
+    )
+    for noise, words in ((150.0, "train-loss-sum with noise of stddev 300 each round"), (0.0, "extra-not-noised")):
+        extra = msgspec.structs.replace(loss, noise_multiplier=noise)
+        layout = msgspec.structs.replace(desk.plan.layout, extras=(extra,))
+        digest = desk.changed(layout=layout)
+        ended = run("plan", "inspect", desk.config, digest)
+        assert words in ended.out + ended.err
+        assert ended.code == (0 if noise else 7)
+        (desk.file.parent / f"{digest}.plan").unlink()
 
 
 def test_looking_changes_nothing(desk: Desk) -> None:
