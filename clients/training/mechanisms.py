@@ -70,8 +70,11 @@ def local_update(trainer: Trainer, inputs: RoundInputs) -> Contribution:
     """
     update = trainer.train(inputs.parameters, inputs.data, inputs.source)
     extras = trainer.extras(inputs.parameters, inputs.data, inputs.source)
-    weighted = update.delta * inputs.weight
-    vector = with_extras(project(weighted, inputs.bound, out=weighted), extras)
+    size = update.delta.size
+    vector = np.empty(size + extras.size, dtype=np.float32)
+    weighted = np.multiply(update.delta, inputs.weight, out=vector[:size])
+    project(weighted, inputs.bound, out=weighted)
+    vector[size:] = extras
     return Contribution(ready=vector, judged=vector)
 
 

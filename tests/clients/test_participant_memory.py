@@ -45,6 +45,9 @@ class InstantTrainer(Trainer):
         delta.flags.writeable = False
         return DpUpdate(delta=delta, steps=1, engine="instant")
 
+    def extras(self, *_: Any) -> Vector:
+        return np.zeros(0, dtype=np.float32)
+
 
 @dataclass
 class Peak:
