@@ -22,7 +22,7 @@ from shared.journal import Journal
 from shared.parameters import Vector
 from shared.plan import LocalOptimizer, Plan
 from shared.privacy.ledger import Budgets, PlanCharge, PrivacyLedger
-from shared.privacy.plan import PerformanceFlags, PrivacyParams
+from shared.privacy.plan import PerformanceFlags, full_noise
 from shared.tasks.text import Prepared
 
 
@@ -90,8 +90,3 @@ def solo_charge(charge: PlanCharge, arm: str, *, dataset: str, public_size: int)
         event=msgspec.structs.replace(charge.event, mechanism="poisson-dpsgd", noise_shares=1),
         extras=(),
     )
-
-
-def full_noise(privacy: PrivacyParams) -> PrivacyParams:
-    """Return the parameters with all noise added in one place: a trainer on its own has nobody to share it with."""
-    return msgspec.structs.replace(privacy, mechanism="poisson-dpsgd", noise_shares=1)

@@ -15,22 +15,18 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from clients.training.mechanisms import RoundInputs, noised_share
 from clients.training.noise import OsRandomSource
+from clients.training.shares import sum_of_shares
 from clients.training.train import Trainer, TrainingSettings
 from server.asks import ModelBasis
 from shared.codec import Record
-from shared.crypto.stream import RING_DTYPE
 from shared.parameters import Vector
 from shared.plan import LocalOptimizer
-from shared.privacy.plan import PrivacyParams
-from shared.privacy.shared_noise import ring_range
-from shared.secagg.ring import decode_sum, fraction_bits
+from shared.privacy.plan import PrivacyParams, full_noise
 from shared.tasks.device import resolve_device
 from shared.tasks.features import HASHED_WORDS_SHA256, FeatureCache
 from shared.tasks.metrics import average_precision
 from shared.tasks.text import Prepared, pool, predict_scores, prepare
-from simulation.arms import full_noise
 from simulation.home import Home
 from simulation.run import calibrate
 from simulation.scenario import Scenario
@@ -181,17 +177,11 @@ def _shared_noise(
     """Add the noised shares of all parts in the ring; the rate is the server's."""
     privacy, model, source = calibrate(scenario), basis.initial, OsRandomSource()
     trainers = [_trainer(scenario, basis, privacy, optimizer, part) for part in parts]
-    size, count = basis.layout.total_size, len(parts)
-    bits = fraction_bits(count, ring_range(privacy, bound=scenario.bound, participants=count, dimension=size))
     rate = optimizer.learning_rate / sum(trainer.settings.denominator for trainer in trainers)
+    holders = list(zip(trainers, parts, strict=True))
     for _ in range(scenario.rounds):
-        total = np.zeros(size, dtype=RING_DTYPE)
-        for trainer, part in zip(trainers, parts, strict=True):
-            inputs = RoundInputs(
-                parameters=model, data=part, source=source, weight=1.0, bound=scenario.bound, bits=bits
-            )
-            total += noised_share(trainer, inputs).ready.view(RING_DTYPE)
-        model = (model - rate * decode_sum(total, bits=bits)).astype(np.float32)
+        gradient = sum_of_shares(holders, parameters=model, source=source, bound=scenario.bound)
+        model = (model - rate * gradient).astype(np.float32)
     return _score(basis, model, held)
 
 

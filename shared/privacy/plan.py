@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from shared.codec import Record
 
 MechanismName = Literal["poisson-dpsgd", "shared-noise"]
@@ -92,6 +94,11 @@ class PrivacyParams(Record, frozen=True, kw_only=True):
         require_noise_shares(self.mechanism, self.noise_shares)
         if self.mechanism == "shared-noise" and self.steps != 1:
             raise ValueError('`steps` is 1 with `mechanism = "shared-noise"`')
+
+
+def full_noise(privacy: PrivacyParams) -> PrivacyParams:
+    """Return the parameters with all noise added in one place: a trainer on its own has nobody to share it with."""
+    return msgspec.structs.replace(privacy, mechanism="poisson-dpsgd", noise_shares=1)
 
 
 class PerformanceFlags(Record, frozen=True, kw_only=True):

@@ -130,6 +130,7 @@ CASES = [
     Case(limits.privacy_terms_allowed, "facts.plan.privacy.unit", "person", False),
     Case(limits.privacy_terms_allowed, "facts.plan.privacy.accountant", "gdp", False),
     Case(limits.privacy_terms_allowed, "policy.privacy", PER_PERSON, False),
+    Case(limits.privacy_terms_allowed, "policy.privacy.epsilon_lone_share", None, True),  # the plan shares no noise
     Case(limits.budget_holds, "facts.budget.epsilon_run", 1.0, True),
     Case(limits.budget_holds, "facts.budget.epsilon_run", above(1.0), False),
     Case(limits.budget_holds, "facts.budget.epsilon_run", math.nan, False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,3 +26,13 @@ def test_departments_that_agree_get_what_they_agree_on(weights: list[float], val
     assert mean.dtype == np.float32
     assert mean.shape == (4,)
     assert mean == pytest.approx(value, rel=1e-5, abs=1e-6)
+
+
+def test_gradients_are_divided_by_the_survivors_public_denominators_and_followed_downhill() -> None:
+    """Rate 0.1 and public sizes of 10: each survivor counts 1 in the divisor, whatever its weight or rows."""
+    plan = plan_with(dict.fromkeys("abcd", 1.0))
+    params = msgspec.structs.replace(plan.privacy, mechanism="shared-noise", noise_shares=2, noise_multiplier=4.0)
+    shared = msgspec.structs.replace(plan, privacy=params)
+    total = np.array([3.0, -6.0, 0.0, 1.5])
+    assert mean_update(total, shared, ("a", "b", "c")).tolist() == [-1.0, 2.0, 0.0, -0.5]
+    assert mean_update(total, shared, tuple("abcd")).tolist() == [-0.75, 1.5, 0.0, -0.375]

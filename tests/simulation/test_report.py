@@ -26,6 +26,7 @@ from simulation.summary import (
     ArmName,
     CityWorstCase,
     LeftSummary,
+    LoneShare,
     MetricRow,
     MetricsWriter,
     PrivacySummary,
@@ -363,6 +364,39 @@ PROMISES = (
     "not a probability",
     "public size",
 )
+
+
+def shared_summary() -> RunSummary:
+    lone = LoneShare(epsilon=1.46789, after=2.04567, cap=18.0)
+    shared = msgspec.structs.replace(privacy(), mechanism="shared-noise", noise_shares=2, steps=1, lone_share=lone)
+    return msgspec.structs.replace(
+        full_summary(), privacy=dict.fromkeys(DEPARTMENTS, shared), city_worst_case=None, rounds=200
+    )
+
+
+SHARED_PROMISES = (
+    "shared-noise: each step",
+    "only the encrypted sum carries all of it",
+    "2 honest departments&#x27; shares make up the noise",
+    "a merely curious department",
+    "It rests on the encryption",
+    "epsilon 1.468",
+    "2.046, of the 18",
+)
+
+
+@pytest.mark.parametrize("words", SHARED_PROMISES)
+def test_p3_report_and_card_of_shared_noise_state_h_both_numbers_and_against_whom(tmp_path: Path, words: str) -> None:
+    source, markdown = written(tmp_path, shared_summary(), rows())
+    card = model_card(shared_summary(), model_file="model.safetensors", model_sha256="ab", plan_digest="cd")
+    plain = html.unescape(words)
+    for text in (source, markdown, card):
+        assert plain in html.unescape(text)
+        assert "holds even if all others work together" not in text
+    assert ["police", "0.988", "0.913", "1.5", "1.468", "1e-4", "record, not per person", "1,365"] in tables_of(
+        markdown
+    )
+    assert "1.468 if an update were read alone" in markdown
 
 
 @pytest.mark.parametrize("words", PROMISES)

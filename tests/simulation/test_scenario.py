@@ -78,6 +78,7 @@ def test_a_file_loads_with_its_folder_as_the_anchor(path: Path) -> None:
         ("privacy.delta=1.0", "`delta` in (0, 0.1)"),
         ("privacy.sample_rate=0.0", "`sample_rate` lies in (0, 1]"),
         ("privacy.steps=0", "`steps` is at least 1"),
+        ("privacy.mechanism=shared-noise", "`steps` is 1"),
         ("privacy.max_grad_norm=-1.0", "`max_grad_norm` is above 0"),
         ("optimizer.local.learning_rate=0.0", "`learning_rate` lies in (0, 10000]"),
         ("server_optimizer.kind=adam", "`.server_optimizer.kind`"),
@@ -116,6 +117,13 @@ def test_overrides_are_read_in_toml_notation_and_the_last_one_wins(path: Path) -
     )
     assert (scenario.rounds, scenario.privacy.epsilon, scenario.seeds) == (9, 0.5, 4)
     assert (scenario.name, scenario.purpose) == ("renamed", "two words")
+
+
+def test_with_shared_noise_the_federated_rate_is_the_servers(path: Path) -> None:
+    asked = ("privacy.mechanism=shared-noise", "privacy.steps=1")
+    assert "only `server_optimizer` acts" in refusal(path, *asked).message
+    scenario, _ = load_scenario(str(path), (*asked, "optimizer.federated.learning_rate=1.0"))
+    assert scenario.privacy.mechanism == "shared-noise"
 
 
 def test_what_is_not_there_or_no_toml_is_one_sentence(tmp_path: Path, path: Path) -> None:

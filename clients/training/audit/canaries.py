@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from clients.training.noise import RandomSource, StepStream
-from clients.training.train import TrainingSettings, train_round
+from clients.training.shares import sum_of_shares
+from clients.training.train import Trainer, TrainingSettings, train_round
 from shared.plan import LocalOptimizer, ModelSpec
-from shared.privacy.plan import PerformanceFlags, PrivacyParams
+from shared.privacy.plan import PerformanceFlags, PrivacyParams, full_noise
 from shared.tasks.features import BUCKETS, HASHED_WORDS_SHA256
 from shared.tasks.text import FEATURE_LENGTH, Prepared, initial_parameters, layout_of
 
@@ -67,14 +68,21 @@ def run_canaries(
     Raises:
         CityFedError: as :func:`clients.training.train.train_round`.
     """
-    whole = msgspec.structs.replace(privacy, steps=steps)
+    whole = msgspec.structs.replace(full_noise(privacy), steps=steps)
     members = membership.coins(CANARIES, 0.5)
-    parts = [_train_part(whole, part, source=source, flags=flags) for part in members.reshape(PARTS, BUCKETS)]
+    sums = _share_part if privacy.mechanism == "shared-noise" else _train_part
+    shares = privacy.noise_shares
+    parts = [sums(whole, shares, part, source=source, flags=flags) for part in members.reshape(PARTS, BUCKETS)]
     return CanaryRun(scores=np.concatenate(parts), members=members, privacy=whole)
 
 
 def _train_part(
-    privacy: PrivacyParams, members: NDArray[np.bool_], *, source: RandomSource, flags: PerformanceFlags
+    privacy: PrivacyParams,
+    _shares: int,
+    members: NDArray[np.bool_],
+    *,
+    source: RandomSource,
+    flags: PerformanceFlags,
 ) -> NDArray[np.float64]:
     """Train one part and return its coordinates' sums in units of the clip, shape (BUCKETS,)."""
     settings = _settings(privacy)
@@ -90,6 +98,27 @@ def _train_part(
     unit = settings.optimizer.learning_rate * privacy.max_grad_norm / settings.denominator
     weights = settings.layout.unflatten(update.delta)["head.weight"]
     return -weights.reshape(-1).astype(np.float64) / unit
+
+
+def _share_part(
+    privacy: PrivacyParams,
+    shares: int,
+    members: NDArray[np.bool_],
+    *,
+    source: RandomSource,
+    flags: PerformanceFlags,
+) -> NDArray[np.float64]:
+    """As :func:`_train_part` with shared noise: of h honest departments one holds the canaries, the others nothing."""
+    step = msgspec.structs.replace(privacy, mechanism="shared-noise", noise_shares=shares, steps=1)
+    data = _canaries(members, privacy.max_grad_norm)
+    trainer = Trainer.prepare(settings=_settings(step), data=data, weights_dir=None, flags=flags)
+    nobody = data.take(np.array([], dtype=np.int64))
+    holders = [(trainer, data), *[(trainer, nobody)] * (shares - 1)]
+    start, total = initial_parameters(MODEL, None), np.zeros(trainer.settings.layout.size)
+    for _ in range(privacy.steps):
+        total += sum_of_shares(holders, parameters=start, source=source, bound=BUCKETS * privacy.max_grad_norm)
+    weights = trainer.settings.layout.unflatten((total / privacy.max_grad_norm).astype(np.float32))["head.weight"]
+    return weights.reshape(-1).astype(np.float64)
 
 
 def _canaries(members: NDArray[np.bool_], max_grad_norm: float) -> Prepared:

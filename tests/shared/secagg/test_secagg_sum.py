@@ -158,3 +158,17 @@ def test_every_choice_of_threshold_reveals_gives_the_same_sum(city_of: Any, stor
 
 def test_the_defaults_for_three_departments_need_everybody() -> None:
     assert default_aggregation(3, bound=1.0).threshold == 3
+
+
+def test_ring_words_that_are_ready_are_masked_as_they_are_and_wrap(city_of: Any, story_of: Any) -> None:
+    """Shared noise fills the whole ring in each share; the sum is right modulo 2^32 (privacy 4.3)."""
+    city = city_of(4, dimension=CHUNK_WORDS + 3)
+    generator = np.random.default_rng(3)
+    words = {name: generator.integers(0, 2**32, city.dimension, dtype="<u4") for name in city.names}
+    kept = {name: value.copy() for name, value in words.items()}
+    story = story_of(city, vectors=words).upload(*city.names)
+    assert all(np.array_equal(words[name], kept[name]) for name in city.names)
+    assert not np.array_equal(np.frombuffer(story.updates["health"].words, dtype="<u4"), words["health"])
+    story.reveal(story.masked)
+    expected = np.sum(list(kept.values()), axis=0, dtype=np.uint32)
+    assert np.array_equal(story.collector.unmask()[:], decode_sum(expected, bits=story.terms.fraction_bits))
