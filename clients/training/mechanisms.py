@@ -100,7 +100,8 @@ def noised_share(trainer: Trainer, inputs: RoundInputs) -> Contribution:
     words: NDArray[np.int64] = np.rint(projected * 2.0**bits).astype(np.int64)
     words += stream.discrete_gaussian(words.size, share_stddev(privacy, dimension=words.size, bits=bits))
     extras = trainer.extras(inputs.parameters, inputs.data, inputs.source)
-    ready = np.concatenate([words.astype(RING_DTYPE), encode_vector(extras, bits=bits, bound=inputs.bound)])
+    encoded = encode_vector(extras, bits=bits, bound=float(np.float32(inputs.bound)))
+    ready = np.concatenate([words.astype(RING_DTYPE), encoded])
     return Contribution(ready=ready, judged=with_extras(projected.astype(np.float32), extras))  # words modulo 2^32
 
 
