@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
@@ -42,6 +43,23 @@ def wait_until(met: Callable[[], object], what: str, timeout_s: float = 60.0) ->
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {what}")
         time.sleep(0.1)
+
+
+def tcp_sockets() -> Iterator[tuple[str, tuple[str, int, str]]]:
+    """Every TCP socket of this machine by inode."""
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            local, remote = (item.split(":") for item in fields[1:3])
+            yield fields[9], (address_of(local[0]), int(local[1], 16), address_of(remote[0]))
+
+
+def address_of(digits: str) -> str:
+    """An address as the kernel prints it, in words of the machine's byte order; empty for none or any."""
+    raw = bytes.fromhex(digits)
+    packed = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
+    address = ipaddress.ip_address(packed)
+    return "" if address.is_unspecified else str(getattr(address, "ipv4_mapped", None) or address)
 
 
 @dataclass
@@ -95,6 +113,25 @@ class RunningCity:
         stats = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")]
         names = [path.parent.name for path in Path("/proc").glob("[0-9]*/stat")]
         return [int(name) for name, stat in zip(names, stats, strict=True) if stat[1] == parent]
+
+    def family(self) -> set[int]:
+        """Every process of the city, down to the last child."""
+        parents = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        found = {process.pid for process in self.processes.values()}
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= more
+        return found
+
+    def sockets(self) -> set[tuple[str, int, str]]:
+        """Local address, local port and remote address of every TCP socket that a process of the city holds."""
+        inodes = set()
+        for pid in self.family():
+            with contextlib.suppress(OSError):
+                inodes |= {str(item.readlink()) for item in Path(f"/proc/{pid}/fd").iterdir()}
+        return {seen for inode, seen in tcp_sockets() if f"socket:[{inode}]" in inodes}
 
     def stop(self) -> None:
         """End the departments, then the authority: a SuperNode says good-bye to it."""

@@ -155,12 +155,20 @@ def test_when_every_department_is_stopped_the_run_has_failed_by_name(city: Runni
     assert not (city.authority.runs / plan.run_id().hex() / MODEL_FILE).exists()
 
 
-def test_a_worker_killed_in_the_middle_of_training_is_replaced_and_the_run_completes(city: RunningCity) -> None:
+def test_in_a_run_no_socket_is_open_but_the_configured_ones_and_a_killed_worker_is_replaced(city: RunningCity) -> None:
     _, plan = agreed_plan(city.city, SLOW)
     submitted = city.server("run", plan.digest().hex(), "--detach")
     assert submitted.returncode == 0, submitted.stderr
     folder = RunFolder(city.authority.runs / plan.run_id().hex())
     wait_until(lambda: folder.status().phase == "update", "the first update is asked for")
+    seen = city.sockets()
+    assert {(local, remote) for local, _, remote in seen} <= {("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "")}
+    listening = {port for _, port, remote in seen if not remote}
+    described = json.loads(city.authority.city.read_text())
+    doors = {int(described[name].rpartition(":")[2]) for name in ("fleet", "channel")}
+    superlink = int((city.authority.flower / "port").read_text())
+    assert listening > doors | {superlink}
+    assert len(listening) == 3 + len(FOUR)  # and one SuperNode of each department
     children = city.children("health", "node")
     assert len(children) == 1
     os.kill(children[0], signal.SIGKILL)
