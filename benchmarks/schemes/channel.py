@@ -100,7 +100,7 @@ def _round(channel: UpdateChannel, model: np.ndarray, total: RingVector) -> None
     taken = 0
     for _, raw in replies:
         reply = decode_reply(raw)
-        if not isinstance(reply, MaskedUpdate) or add_hashed(total, reply.vector, first=not taken) != reply.sid:
+        if not isinstance(reply, MaskedUpdate) or add_hashed(total, reply.words, first=not taken) != reply.sid:
             raise RuntimeError("a reply is not an update")
         taken += 1
         del raw, reply
@@ -133,7 +133,7 @@ def _answer(request: bytes) -> bytes:
         raise TypeError("only updates are asked for")
     words = message.model
     digest = add_hashed(np.empty(len(words) // 4, dtype=RING_DTYPE), words, first=True)
-    return encode(MaskedUpdate(sid=digest, vector=words, envelopes={}, receipt=NO_SIGNATURE))
+    return encode(MaskedUpdate(sid=digest, words=words, envelopes={}, receipt=NO_SIGNATURE))
 
 
 def rows(sizes: Sequence[int], *, rounds: int) -> list[DeploymentRow]:
