@@ -21,7 +21,11 @@ SOURCES = sorted(
 )
 
 # Files where a fixed public seed is the point, and why that harms nobody.
-PUBLIC_SEEDS = {"clients/training/preflight.py": "synthetic units and a comparison point, before any real unit is read"}
+PUBLIC_SEEDS = {
+    "clients/training/preflight.py": "synthetic units and a comparison point, before any real unit is read",
+    "clients/training/audit/inversion.py": "an invented record to look for; no real unit is read",
+    "clients/training/audit/sensitivity.py": "invented units, beside which the audit looks at one more",
+}
 
 FORBIDDEN = ("random", "numpy.random", "torch.random", "torch.manual_seed", "torch.seed", "torch.cuda.manual_seed")
 NEED_A_GENERATOR = {
