@@ -22,6 +22,7 @@ from clients.config import load_config, load_department, load_tls, open_journal
 from clients.participant import Participant
 from clients.plans import plan_of_run
 from clients.training.noise import OsRandomSource, RandomSource
+from clients.training.train import Trainer
 from clients.update_channel import Patience, Stop, serve_channel
 from clients.worker import BUSY, CLOSED, FAILED, IDLE, REFUSED
 from shared.channel import Ticket, largest_request
@@ -35,18 +36,25 @@ WAIT_FOR_NEXT_S: Final = 900.0
 """So long a Participant waits for another session of its run, in seconds."""
 
 
-def run_worker(config_path: Path, pipe: Connection, *, source: Callable[[], RandomSource] = OsRandomSource) -> None:
+def run_worker(
+    config_path: Path,
+    pipe: Connection,
+    *,
+    source: Callable[[], RandomSource] = OsRandomSource,
+    trainer: type[Trainer] = Trainer,
+) -> None:
     """Attend the sessions that the node names, until the node is gone.
 
     Args:
         config_path: this department's ``client.toml``.
         pipe: to the node; see :mod:`clients.worker`.
         source: makes the randomness of sampling and noise, anew for each run that is opened.
+        trainer: what trains; only benchmarks pass another kind.
     """
     log_json()
     for module in ("clients.training.train", "shared.tasks.text"):
         importlib.import_module(module)  # loaded before anybody waits for it
-    attendant = Attendant(config_path, pipe, source)
+    attendant = Attendant(config_path, pipe, source, trainer)
     with contextlib.suppress(EOFError, OSError):
         while True:
             if not pipe.poll(WAIT_FOR_NEXT_S):
@@ -62,6 +70,7 @@ class Attendant:
     config_path: Path
     pipe: Connection
     source: Callable[[], RandomSource]
+    trainer: type[Trainer] = Trainer
     _run: bytes = b""
     _participant: Participant | None = None
     _open: ExitStack = field(default_factory=ExitStack)
@@ -106,7 +115,9 @@ class Attendant:
             self.close()
             department = load_department(self.config_path)
             journal = self._open.enter_context(open_journal(self.config_path))
-            self._participant = Participant(department, journal=journal, source=self.source(), clock=_now)
+            self._participant = Participant(
+                department, journal=journal, source=self.source(), clock=_now, trainer=self.trainer
+            )
             self._run = run
         return self._participant
 

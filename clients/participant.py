@@ -79,6 +79,7 @@ class Participant:
             :class:`~clients.training.noise.OsRandomSource`.
         clock: returns the present time, UTC.
         entropy: keys, seeds and nonces of the protocol; only tests pass anything but ``os.urandom``.
+        trainer: what trains; only tests and benchmarks pass another kind.
 
     Attributes:
         last_refusal: why the newest request that was refused was refused; for this department's own people.
@@ -92,6 +93,7 @@ class Participant:
         source: RandomSource,
         clock: Callable[[], dt.datetime],
         entropy: Entropy = os.urandom,
+        trainer: type[Trainer] = Trainer,
     ) -> None:
         self.department = department
         self.memory = Memory(journal, clock)
@@ -100,6 +102,7 @@ class Participant:
         self._source = source
         self._clock = clock
         self._entropy = entropy
+        self._trainer = trainer
         self.last_refusal: CityFedError | None = None
         self._session: _Session | None = None
         self._data_touched = False
@@ -221,7 +224,7 @@ class Participant:
         # 4 load: a bad row is dropped by a rule on that row alone
         data = self.department.rows(plan)
         if session.trainer is None:
-            session.trainer = Trainer.prepare(
+            session.trainer = self._trainer.prepare(
                 settings=settings_of(plan, name),
                 data=data,
                 weights_dir=self.department.weights,
