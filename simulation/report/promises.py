@@ -36,7 +36,7 @@ AGAINST_WORDS = {
     "its full noise itself, so the figure does not rest on the encryption and holds even if all others work together. "
     "It does rest on the department's own machine running the reviewed software.",
     "shared-noise": "the coordinator, a merely curious department and everybody who gets the model. It rests on the "
-    "encryption, which no known computation breaks, and on honest departments: as many as there are noise shares (h) "
+    "encryption, so it is a computational guarantee, and on honest departments: as many as there are noise shares (h) "
     "in every sum, who run the reviewed software and work with nobody. Against somebody who can read one department's "
     "update alone, the figure of a lone share holds.",
 }
