@@ -16,11 +16,11 @@ import safetensors
 import safetensors.numpy
 
 from server.records import RoundSummary
-from server.release import file_digest
 from server.replay import ReplayingTransport, RoundLog
 from shared.codec import Encoded, Record, decode, encode
 from shared.errors import JournalError
 from shared.identity import DepartmentId, Signed
+from shared.model_file import file_digest
 from shared.parameters import Vector
 from shared.private_files import make_private_folder, replace_private_file
 from shared.transport import Transport

@@ -24,7 +24,7 @@ from server.coordinator import Coordinator
 from server.grid import GridTransport
 from server.home import AuthorityHome
 from server.invitations import Invitations
-from server.release import MODEL_FILE, read_model, write_model
+from server.release import write_model
 from server.results import RoundResult
 from server.roster import load_members
 from server.runs import Missing, RunFolder, Sign
@@ -36,6 +36,7 @@ from shared.errors import CityFedError, RoundAbortedError
 from shared.identity import DepartmentId
 from shared.journal import Journal
 from shared.logs import log_json
+from shared.model_file import MODEL_FILE, read_model
 from shared.plan import accept_plan
 from shared.supervise import process_status
 

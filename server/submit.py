@@ -11,12 +11,12 @@ import msgspec
 
 from server.home import AuthorityHome
 from server.plan_files import load_published
-from server.release import read_model
 from server.roster import load_members
 from server.runs import INTERRUPTED, RunFolder, RunStatus, Submitted, run_folder, run_folders
 from server.superlink import open_control
 from server.up import find_superlink
 from shared.errors import ConfigError, RoundAbortedError, SetupError
+from shared.model_file import read_model
 from shared.plan import Plan
 from shared.supervise import ProgramStatus, read_status
 

@@ -6,8 +6,8 @@ import csv
 import sys
 from pathlib import Path
 
-from server.release import MODEL_FILE, read_model
 from shared.errors import ContractError
+from shared.model_file import MODEL_FILE, read_model
 from shared.tasks.device import resolve_device
 from shared.tasks.text import predict_scores, prepare
 from simulation.home import find_home

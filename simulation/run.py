@@ -25,9 +25,10 @@ import numpy as np
 from clients.training.noise import OsRandomSource, RandomSource
 from server.asks import PACKAGED, ModelBasis
 from server.asks import calibrate as calibrate_ask
-from server.release import MODEL_FILE, file_digest, write_model
+from server.release import write_model
 from shared.errors import ConfigError
 from shared.identity import DepartmentId
+from shared.model_file import MODEL_FILE, file_digest
 from shared.plan import default_aggregation
 from shared.privacy.accountant import epsilon
 from shared.privacy.citywide import city_worst_case

@@ -24,6 +24,7 @@ from shared.parameters import Vector
 from shared.plan import LocalOptimizer, Plan
 from shared.privacy.ledger import BudgetQuote
 from shared.privacy.plan import PrivacyParams
+from shared.privacy.statement import sampling_of
 from shared.private_files import make_private_folder
 from shared.tasks.device import resolve_device
 from shared.tasks.features import FeatureCache
@@ -295,7 +296,7 @@ class SeedStudy:
             spent_epsilon=status.spent_epsilon,
             relation=privacy.relation,
             mechanism=privacy.mechanism,
-            sampling=f"Poisson over {privacy.unit}s",
+            sampling=sampling_of(privacy),
             sample_rate=privacy.sample_rate,
             public_size=charge.public_size,
             noise_multiplier=privacy.noise_multiplier,

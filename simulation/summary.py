@@ -16,7 +16,7 @@ import msgspec
 
 from shared.codec import Record
 from shared.errors import ConfigError
-from shared.privacy.plan import MechanismName, PrivacyUnit
+from shared.privacy.statement import PrivacyTerms
 
 SUMMARY_FILE = "summary.json"
 METRICS_FILE = "metrics.jsonl"
@@ -84,32 +84,20 @@ class LoneShare(Record, frozen=True, kw_only=True):
     cap: float
 
 
-class PrivacySummary(Record, frozen=True, kw_only=True):
+class PrivacySummary(PrivacyTerms, frozen=True, kw_only=True):
     """One department's privacy terms and charge, for the one federated run whose model is kept.
 
     ``epsilon`` is what the plan reserved before the first round (all rounds and spare attempts),
     ``spent_epsilon`` what the ledger recomputes after settlement, both at ``delta``; ``cap`` is the
-    department's own limit on epsilon. ``steps`` are the noisy steps of one round. With shared noise
-    ``epsilon`` holds for the intact sum, in which ``noise_shares`` honest departments' noise adds up, and
-    ``lone_share`` says what a single update costs. Unit, relation and mechanism are
-    closed lists: a report has words for each of them (``report/promises.py``).
+    department's own limit on epsilon. With shared noise ``epsilon`` holds for the intact sum, and
+    ``lone_share`` says what a single update costs.
     """
 
     epsilon: float
     delta: float
     cap: float
-    unit: PrivacyUnit
     spent_epsilon: float
-    relation: Literal["add-remove"]
-    mechanism: MechanismName
-    sampling: str
-    sample_rate: float
     public_size: int
-    noise_multiplier: float
-    max_grad_norm: float
-    steps: int
-    accountant: str
-    noise_shares: int = 1
     lone_share: LoneShare | None = None
 
 

@@ -20,7 +20,7 @@ from clients.binding import Binding, Declaration, declaration_path, load_declara
 from clients.config import ClientConfig
 from policies.load import complete, department_policy, parse_policy
 from server import records as server_records
-from server.release import read_model, write_model
+from server.release import write_model
 from shared.audit import read_receipts, receipt_line, view_entries
 from shared.codec import Record, decode, encode, load_toml
 from shared.contracts.contract import agreement_hash, load_contract
@@ -39,6 +39,7 @@ from shared.messages import (
     decode_reply,
     decode_request,
 )
+from shared.model_file import read_model
 from shared.parameters import vector_from_bytes
 from shared.plan import Plan, accept_plan
 from shared.privacy.accountant import event_of

@@ -202,7 +202,7 @@ def test_the_promises_and_what_is_not_promised_stand_where_they_must() -> None:
 
 
 def test_the_report_says_what_is_not_promised_in_the_same_words() -> None:
-    from simulation.report.promises import NOT_PROMISED
+    from shared.report.promises import NOT_PROMISED
 
     text = (ROOT / "SECURITY.md").read_text()
     for sentence in NOT_PROMISED:

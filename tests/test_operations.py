@@ -25,11 +25,11 @@ from server.city import load_plan_key
 from server.coordinator import Coordinator, SilentObserver
 from server.home import AuthorityHome
 from server.plan_files import load_published
-from server.release import read_model
 from server.roster import load_members
 from shared.certificates import load_tls_key
 from shared.identity import DepartmentId
 from shared.journal import Journal
+from shared.model_file import read_model
 from simulation.network import InMemoryTransport
 from tests.city import FOUR, binding_of
 from tests.command_line import Ended, Run, runner

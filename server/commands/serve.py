@@ -1,4 +1,4 @@
-"""``cityfed-server up``, ``run``, ``status``, ``runs``, ``logs`` and ``stop``: they belong to no group."""
+"""``cityfed-server up``, ``run``, ``status``, ``runs``, ``logs``, ``model`` and ``stop``: they belong to no group."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STOP_PATIENCE_S = 30.0
 
 def mount(app: typer.Typer) -> None:
     """Add the commands to the root."""
-    for command in (up, run, status, runs, logs, stop):
+    for command in (up, run, status, runs, logs, model, stop):
         app.command()(command)
     app.command(hidden=True)(gateway)
 
@@ -121,6 +121,24 @@ def logs(run_id: RunArgument, *, home: HomeOption = Path(DEFAULT_HOME)) -> None:
     log = run_folder(AuthorityHome(home), run_id).log
     if log.exists():
         sys.stdout.write(log.read_text("utf-8"))
+
+
+def model(
+    run_id: RunArgument,
+    *,
+    home: HomeOption = Path(DEFAULT_HOME),
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.", metavar="DIR")] = Path("model"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write a completed run's model with what is signed about it and its card: the folder to hand out."""
+    from server.home import AuthorityHome
+    from server.released import release_model
+
+    release = release_model(AuthorityHome(home), run_id, out)
+    if as_json:
+        print_json(release)
+    else:
+        print_lines([f"{out} holds the model of run {release.run.hex()}: hand the whole folder out."])
 
 
 def stop(

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 
 from shared.report import figures
 from shared.report.document import Block, Definitions, Document, Items, Paragraph, Section, Table
-from simulation.report.charts import budget_figure, curve_figure, gain_figure
-from simulation.report.headline import tiles
-from simulation.report.promises import (
+from shared.report.promises import (
     NOT_PROMISED,
     ON_ONE_MACHINE,
     UNIT_LABELS,
     UNSAFE_NOISE,
     odds_sentence,
-    privacy_terms,
-    same_terms,
 )
+from simulation.report.charts import budget_figure, curve_figure, gain_figure
+from simulation.report.headline import tiles
+from simulation.report.terms import same_terms
 from simulation.summary import SUMMARY_FILE, ArmName, DepartmentGain, GainSummary, MetricRow, RunSummary
 
 ARM_TITLES: dict[ArmName, str] = {"local": "Local only", "federated": "Federated", "pooled": "Pooled"}
@@ -170,8 +169,8 @@ def _privacy_blocks(summary: RunSummary) -> tuple[Block, ...]:
     if summary.noise == "cryptographic":
         blocks.append(Paragraph(text=odds_sentence(worst.epsilon, worst.delta, worst.unit)))
     blocks += [_privacy_table(summary), budget_figure(summary.privacy), *_city_blocks(summary)]
-    for names, privacy in same_terms(summary):
-        blocks.append(Definitions(caption=f"Terms at {', '.join(names)}", items=privacy_terms(privacy, summary)))
+    for names, terms in same_terms(summary):
+        blocks.append(Definitions(caption=f"Terms at {', '.join(names)}", items=terms))
     return (*blocks, Paragraph(text=ON_ONE_MACHINE))
 
 

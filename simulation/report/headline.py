@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared.report import figures
 from shared.report.document import Tile
-from simulation.report.promises import UNIT_LABELS
+from shared.report.promises import UNIT_LABELS
 from simulation.summary import GainSummary, RunSummary
 
 VERDICT_ANSWERS = {

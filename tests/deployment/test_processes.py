@@ -24,13 +24,13 @@ from server.audit import OWNER
 from server.city import load_plan_key
 from server.coordinator import Coordinator
 from server.gateway import FLEET_ROUTES
-from server.release import MODEL_FILE, read_model
 from server.results import RunResult
 from server.roster import load_members
 from server.runs import RunFolder
 from shared.errors import RoundAbortedError
 from shared.identity import DepartmentId, Signed
 from shared.journal import Journal
+from shared.model_file import MODEL_FILE, read_model
 from shared.parameters import Vector
 from shared.plan import Plan
 from simulation.network import InMemoryTransport

@@ -16,13 +16,13 @@ from server.cli import main
 from server.drafts import SIMULATED_ONLY, PlanAsk, draft, load_ask, load_basis
 from server.home import AuthorityHome
 from server.plan_files import PlanState, list_plans, load_published, publish, published_plans, sign
-from server.release import read_model
 from server.roster import admit, remove
 from shared.certificates import TlsKey, make_signing_request
 from shared.city import SUMMARY_LABEL, DatasetSummary, EnrolmentRequest, sign_request
 from shared.codec import decode, dump_json, encode
 from shared.errors import CityFedError
 from shared.identity import IdentityKey, fingerprint, sign_record
+from shared.model_file import read_model
 from shared.package import package_digest
 from shared.parameters import model_hash
 from shared.plan import LocalOptimizer, Plan, accept_plan

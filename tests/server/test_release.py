@@ -10,8 +10,9 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from server.release import MODEL_FILE, read_model, write_model
+from server.release import write_model
 from shared.errors import ModelError
+from shared.model_file import MODEL_FILE, read_model
 from tests.server.small_plan import LAYOUT, plan_with
 
 PLAN = plan_with({"a": 1.0, "b": 0.5, "c": 0.25})

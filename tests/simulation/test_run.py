@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from clients.training.noise import UnsafeSeededSource
-from server.release import file_digest, read_model
 from shared.errors import ConfigError
 from shared.journal import EntryKind, Journal, verify_journal
+from shared.model_file import file_digest, read_model
 from shared.privacy.accountant import epsilon, event_of
 from simulation.home import Home
 from simulation.progress import Silent

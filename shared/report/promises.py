@@ -1,14 +1,14 @@
 """What the figures mean, in words that the report and the model card share (privacy 1).
 
-Change a sentence here only together with ``docs/privacy.md``; every report repeats it.
+Change a sentence here only together with ``docs/privacy.md``; every report and model card repeats it.
 """
 
 from __future__ import annotations
 
 import math
 
+from shared.privacy.statement import PrivacyTerms
 from shared.report import figures
-from simulation.summary import PrivacySummary, RunSummary
 
 UNIT_LABELS = {"record": "record, not per person", "person": "person"}
 UNIT_WORDS = {
@@ -42,8 +42,9 @@ AGAINST_WORDS = {
 }
 LONE_SHARE = (
     "if a department's updates could be read one by one, as when the encryption or its peers fail, this run would cost "
-    "epsilon {epsilon}, and everything ever learned from the data set {after}, of the {cap} that the department allows."
+    "epsilon {epsilon}"
 )
+LONE_SHARE_AFTER = ", and everything ever learned from the data set {after}, of the {cap} that the department allows."
 IS_NOT = (
     "not a probability and not a share of records; it says nothing about what is true of somebody whether or not "
     "their record was used. Who took part, when, and the declared public size of each data set are public and "
@@ -76,8 +77,17 @@ def odds_sentence(epsilon: float, delta: float, unit: str) -> str:
     )
 
 
-def privacy_terms(privacy: PrivacySummary, summary: RunSummary) -> tuple[tuple[str, str], ...]:
-    """Return (term, meaning) for everything that privacy 1 asks a report to state."""
+def privacy_terms(
+    privacy: PrivacyTerms, *, rounds: int, spare_attempts: int, lone_share: str
+) -> tuple[tuple[str, str], ...]:
+    """Return (term, meaning) for everything that privacy 1 asks a report to state.
+
+    Args:
+        privacy: the terms.
+        rounds: rounds of the plan.
+        spare_attempts: attempts that were charged beside them.
+        lone_share: what a single update costs, in words; empty where each department adds its full noise.
+    """
     unit = privacy.unit
     return (
         ("Unit", UNIT_WORDS[unit]),
@@ -86,41 +96,29 @@ def privacy_terms(privacy: PrivacySummary, summary: RunSummary) -> tuple[tuple[s
         ("Sampling", f"{privacy.sampling}, rate {figures.number(privacy.sample_rate)} a step"),
         ("Clip (max_grad_norm)", f"{figures.number(privacy.max_grad_norm)} for each {unit}"),
         ("Noise multiplier", f"{figures.number(privacy.noise_multiplier)} (noise stddev divided by the clip)"),
-        *_shares_terms(privacy),
+        *_shares_terms(privacy, lone_share),
         ("Steps", f"{figures.count(privacy.steps)} a round"),
         ("Accountant", privacy.accountant),
-        ("Scope", _scope(privacy, summary)),
+        ("Scope", _scope(privacy, rounds, spare_attempts)),
         ("Against whom", AGAINST_WORDS[privacy.mechanism]),
         ("What the number is not", IS_NOT),
     )
 
 
-def _shares_terms(privacy: PrivacySummary) -> tuple[tuple[str, str], ...]:
+def _shares_terms(privacy: PrivacyTerms, lone_share: str) -> tuple[tuple[str, str], ...]:
     """Return what shared noise has to state besides; nothing where each department adds its full noise."""
-    lone = privacy.lone_share
-    if lone is None:
+    if not lone_share:
         return ()
-    text = LONE_SHARE.format(
-        epsilon=figures.epsilon(lone.epsilon), after=figures.epsilon(lone.after), cap=figures.number(lone.cap)
-    )
     return (
         ("Noise shares (h)", f"{privacy.noise_shares} honest departments' shares make up the noise"),
-        ("A lone share", text),
+        ("A lone share", lone_share),
     )
 
 
-def _scope(privacy: PrivacySummary, summary: RunSummary) -> str:
+def _scope(privacy: PrivacyTerms, rounds: int, spare_attempts: int) -> str:
     """Return the composition scope with the run's own counts."""
     return SCOPE.format(
-        rounds=figures.counted(summary.rounds, "round"),
+        rounds=figures.counted(rounds, "round"),
         steps=figures.counted(privacy.steps, "step"),
-        spare=figures.counted(summary.spare_attempts, "spare attempt"),
+        spare=figures.counted(spare_attempts, "spare attempt"),
     )
-
-
-def same_terms(summary: RunSummary) -> list[tuple[tuple[str, ...], PrivacySummary]]:
-    """Group the departments that have the same terms, so that equal text stands once."""
-    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for name, privacy in summary.privacy.items():
-        groups.setdefault(privacy_terms(privacy, summary), []).append(name)
-    return [(tuple(names), summary.privacy[names[0]]) for names in groups.values()]
