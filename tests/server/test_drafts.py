@@ -181,7 +181,6 @@ def test_too_few_departments_make_no_plan(town: Town) -> None:
     ("change", "code"),
     [
         ({"rounds": 0}, "plan-impossible"),
-        ({"bound": -1.0}, "plan-impossible"),
         ({"model": ModelChoice(architecture="minilm")}, "weights-missing"),
     ],
 )
