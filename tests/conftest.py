@@ -2,6 +2,12 @@
 
 import signal
 
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
+
 
 def pytest_configure() -> None:
     """Let Ctrl-C reach the processes that tests start.
