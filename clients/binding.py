@@ -47,9 +47,9 @@ class Binding(Record, frozen=True, kw_only=True):
         source: where the rows are.
         columns: local column name by contract property; no other column is read.
         units: UN/CEFACT code of a number column that is not in the contract's unit.
-        unit: the privacy unit, a record or a person.
-        person: with unit ``person`` the mapped identifier that tells persons apart, else empty.
-        several_owners: what becomes of a record that names several persons: ``refuse`` does not bind such data,
+        unit: the privacy unit: a record, a person or a device.
+        owner: with unit ``person`` or ``device`` the mapped identifier that tells them apart, else empty.
+        several_owners: what becomes of a record that names several of them: ``refuse`` does not bind such data,
             ``drop`` leaves such records out.
         public_size: the number of units told to everybody; left out, it is counted at binding and rounded down.
         max_bad_share: share of bad rows up to which the data set may be bound.
@@ -61,7 +61,7 @@ class Binding(Record, frozen=True, kw_only=True):
     columns: dict[str, str]
     units: dict[str, str] = msgspec.field(default_factory=dict)
     unit: PrivacyUnit = "record"
-    person: str = ""
+    owner: str = ""
     several_owners: Literal["refuse", "drop"] = "refuse"
     public_size: int | None = None
     max_bad_share: float = 0.01
@@ -71,8 +71,8 @@ class Binding(Record, frozen=True, kw_only=True):
             raise ValueError("`dataset` is a lower-case letter, then up to 31 letters, digits or `-`")
         if len(set(self.columns.values())) != len(self.columns):
             raise ValueError("`columns` maps one local column twice")
-        if (self.unit == "person") != bool(self.person):
-            raise ValueError('`person` names a property exactly when `unit` is "person"')
+        if (self.unit == "record") == bool(self.owner):
+            raise ValueError('`owner` names a property exactly when `unit` is "person" or "device"')
         if self.public_size is not None and self.public_size < 1:
             raise ValueError("`public_size` is at least 1")
         if not 0 <= self.max_bad_share <= 1:
@@ -121,7 +121,7 @@ def load_binding(path: Path) -> Binding:
     contract = bound_contract(binding)
     _check_columns(binding, contract, path)
     _check_units(binding, contract, path)
-    _check_person(binding, contract, path)
+    _check_owner(binding, contract, path)
     if not Path(binding.source.path).is_file():
         raise ContractError("binding-source-missing", f"{path}: the source file {binding.source.path} does not exist.")
     return binding
@@ -169,8 +169,8 @@ def check_binding(
     contract = bound_contract(binding)
     rows = read_rows(binding)
     report, units = validate(rows, contract, units=binding.units), None
-    if binding.unit == "person":
-        report, units = _by_person(report, binding, usable_rows(rows, contract, units=binding.units))
+    if binding.unit != "record":
+        report, units = _by_owner(report, binding, usable_rows(rows, contract, units=binding.units))
     _check_bad_share(report, binding)
     units = report.usable if units is None else units
     least = max(minimum_units, PUBLIC_SIZE_STEP if binding.public_size is None else 1)
@@ -297,29 +297,29 @@ def _check_bad_share(report: ValidationReport, binding: Binding) -> None:
         )
 
 
-def _check_person(binding: Binding, contract: Contract, path: Path) -> None:
-    """Persons are told apart by a mapped identifier that is text."""
-    item = contract.by_name.get(binding.person)
-    if binding.unit == "person" and not (
+def _check_owner(binding: Binding, contract: Contract, path: Path) -> None:
+    """Persons and devices are told apart by a mapped identifier that is text."""
+    item = contract.by_name.get(binding.owner)
+    if binding.unit != "record" and not (
         item is not None and item.role == "identifier" and item.type == "string" and item.name in binding.columns
     ):
         raise ContractError(
-            "binding-person", f"{path}: `person` is not a mapped property of role identifier and type string."
+            "binding-owner", f"{path}: `owner` is not a mapped property of role identifier and type string."
         )
 
 
-def _by_person(report: ValidationReport, binding: Binding, usable: pd.DataFrame) -> tuple[ValidationReport, int]:
-    """Count a usable row that does not name exactly one person as bad, and return how many persons are left."""
-    owners = [owners_of(cell) for cell in usable[binding.person].fillna("")]
+def _by_owner(report: ValidationReport, binding: Binding, usable: pd.DataFrame) -> tuple[ValidationReport, int]:
+    """Count a usable row that does not name exactly one owner as bad, and return how many owners are left."""
+    owners = [owners_of(cell) for cell in usable[binding.owner].fillna("")]
     several = sum(len(named) > 1 for named in owners)
     if several and binding.several_owners == "refuse":
         raise ContractError(
             "several-owners",
-            f"{several} rows of {binding.dataset} name several persons in `{binding.person}`; a record has one owner, "
-            'unless the binding says `several_owners = "drop"`.',
+            f"{several} rows of {binding.dataset} name several {binding.unit}s in `{binding.owner}`; a record has one "
+            'owner, unless the binding says `several_owners = "drop"`.',
         )
     bad = sum(len(named) != 1 for named in owners)
-    failures = (RuleFailure(rule="person", column=binding.person, count=bad),) if bad else ()
+    failures = (RuleFailure(rule=binding.unit, column=binding.owner, count=bad),) if bad else ()
     judged = ValidationReport(rows=report.rows, usable=report.usable - bad, failures=report.failures + failures)
     return judged, len({named for named in owners if len(named) == 1})
 

@@ -77,7 +77,7 @@ def load_dataset(
     if binding.unit == "record":
         return Dataset(texts=texts, labels=labels)
     learned = list(zip(texts, map(str, labels.tolist()), strict=True))
-    kept, owners = chosen_records(rows[binding.person].fillna("").tolist(), learned, at_most=max_records)
+    kept, owners = chosen_records(rows[binding.owner].fillna("").tolist(), learned, at_most=max_records)
     labels = labels[kept]
     labels.setflags(write=False)
     return Dataset(texts=tuple(texts[position] for position in kept), labels=labels, owners=owners)

@@ -14,6 +14,7 @@ from typing import Literal
 
 from shared.codec import Record
 from shared.identity import DEPARTMENT_NAME
+from shared.privacy.plan import PrivacyUnit
 
 Role = Literal["steward", "dpo", "it"]
 """A person's part in governance: data steward, data protection officer, IT."""
@@ -131,7 +132,7 @@ class PrivacyCaps(Record, frozen=True, kw_only=True):
     whose data set holds the same ones names the same population.
     """
 
-    unit: Literal["record", "person", "device"]
+    unit: PrivacyUnit
     epsilon_per_run: float
     epsilon_lifetime: float
     delta: float

@@ -26,11 +26,11 @@ def require_noise_shares(mechanism: MechanismName, noise_shares: int) -> None:
         raise ValueError('`noise_shares` is at least 1, and 1 unless `mechanism` is "shared-noise"')
 
 
-PrivacyUnit = Literal["record", "person"]
-"""Whose presence the guarantee hides: one row, or all rows of one person."""
+PrivacyUnit = Literal["record", "person", "device"]
+"""Whose presence the guarantee hides: one row, or all rows of one person or device."""
 
 MAX_RECORDS = 1000
-"""Most records a person that a plan may train on."""
+"""Most records of a person or device that a plan may train on."""
 
 
 def require_records(unit: PrivacyUnit, max_records: int) -> None:
@@ -40,7 +40,7 @@ def require_records(unit: PrivacyUnit, max_records: int) -> None:
         ValueError: anything but one where the unit is the record, or none or too many of a person.
     """
     if not 1 <= max_records <= (1 if unit == "record" else MAX_RECORDS):
-        raise ValueError('`max_records` is 1 for unit "record" and lies in 1..1000 for unit "person"')
+        raise ValueError('`max_records` is 1 for unit "record" and lies in 1..1000 for a person or device')
 
 
 class PrivacyBudget(Record, frozen=True, kw_only=True):

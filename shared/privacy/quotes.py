@@ -181,8 +181,11 @@ def _refusals(
             "budget-unit",
             f"The data set was charged per {spent.units[0]} before, the plan charges per {charge.unit}.",
         )
-    if charge.unit == "person" and budgets.population is None:
-        yield "budget-population", "The policy names no population, so it admits no plan whose unit is a person."
+    if charge.unit != "record" and budgets.population is None:
+        yield (
+            "budget-population",
+            f"The policy names no population, so it admits no plan whose unit is a {charge.unit}.",
+        )
     if spent.closed:
         yield "budget-closed", "An earlier run took the whole lifetime budget of the data set and closed it."
     for line in lines.values():

@@ -10,11 +10,13 @@ import math
 from shared.privacy.statement import PrivacyTerms
 from shared.report import figures
 
-UNIT_LABELS = {"record": "record, not per person", "person": "person"}
+UNIT_LABELS = {"record": "record, not per person", "person": "person", "device": "device, not per person"}
 UNIT_WORDS = {
     "record": "record (one row of a department's data). Record level: not per person; "
     "somebody with several records is protected less than the figure says.",
     "person": "person: all records of one person in a department's data, as its person column tells persons apart.",
+    "device": "device: all records of one device in a department's data, as its device column tells devices apart. Not "
+    "per person: somebody with several devices is protected less than the figure says.",
 }
 RELATION_WORDS = {
     "add-remove": "add-remove: the data with one {unit} more or less. For one {unit} exchanged for another the figure "

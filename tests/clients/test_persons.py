@@ -26,7 +26,7 @@ BINDING = """
 dataset = "reports-2026"
 contract = "health"
 unit = "person"
-person = "service_request_id"
+owner = "service_request_id"
 public_size = 3
 [source]
 kind = "csv"
@@ -64,7 +64,7 @@ def load(folder: Path, rows: Sequence[Row], at_most: int | None = None) -> dict[
         source=Source(path=str(folder / "reports.csv")),
         columns=columns,
         unit="person",
-        person="service_request_id",
+        owner="service_request_id",
     )
     data = load_dataset(binding, HEALTH, features=("description",), label="request", max_records=at_most)
     found: dict[int, list[str]] = {}
@@ -162,7 +162,7 @@ def test_which_records_of_a_person_stay_depends_on_that_person_alone(rows: list[
 
 
 def test_a_binding_has_the_privacy_unit_of_its_policy(tmp_path: Path) -> None:
-    person = 'unit = "person"\nperson = "service_request_id"\n\n[source]'
+    person = 'unit = "person"\nowner = "service_request_id"\n\n[source]'
     office = found_office(tmp_path / "a", binding=lambda text: text.replace("[source]", person, 1))
     with pytest.raises(ContractError) as caught:
         bind_data(office.config, now=NOW)
