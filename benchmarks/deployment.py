@@ -1,6 +1,7 @@
-"""What a deployed round costs: every end is a process of its own and talks over TLS on loopback.
+"""What a deployed round costs beside stock Flower: every end is a process of its own and talks over TLS on loopback.
 
-`100MB` sends a vector of 100 MB to four departments and gets one back from each; nobody trains.
+`small` has 4,096 parameters, `100MB` 25 million float32. A model goes to four departments and comes back from each;
+nobody trains. `cityfed-channel` is the update channel alone, without the protocol and without a log.
 """
 
 from __future__ import annotations
@@ -8,26 +9,45 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 
-from schemes import channel
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the city is started as the tests start theirs
 
-SIZE = 25_000_000  # float32: 100 MB
+from schemes import channel, deployed, stock_flower
+from schemes.processes import Case, DeploymentRow
+
+SMALL = 4096
+LARGE = 25_000_000  # float32: 100 MB
+
+
+def measure(*, quick: bool) -> list[DeploymentRow]:
+    """Measure one system after the other."""
+    cases = [
+        Case(name="small", size=SMALL, rounds=3 if quick else 10),
+        Case(name="100MB", size=LARGE, rounds=2 if quick else 5),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        ours, peer = (scheme.rows(Path(folder), cases) for scheme in (deployed, stock_flower))
+    return [*ours, *peer, *channel.rows([LARGE], rounds=cases[-1].rounds)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three rounds instead of ten")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--json", action="store_true", help="print one JSON object with load and rows")
     options = parser.parse_args()
-    load = round(os.getloadavg()[0], 1)
-    rows = channel.rows([SIZE], rounds=3 if options.quick else 10)
+    load = [round(os.getloadavg()[0], 1)]
+    rows = measure(quick=options.quick)
+    load.append(round(os.getloadavg()[0], 1))
     if options.json:
-        print(json.dumps({"load_before": load, "rows": [asdict(row) for row in rows]}, indent=1))
+        print(json.dumps({"load": load, "rows": [asdict(row) for row in rows]}, indent=1))
         return
-    print("| system | case | round s | MB/s | server growth MiB |", "|---|---|--:|--:|--:|", sep="\n")
+    print("| system | case | rounds | round s | MB/s | server growth MiB |", "|---|---|--:|--:|--:|--:|", sep="\n")
     for row in rows:
-        cells = (f"{row.round_overhead_s:.2f}", f"{row.mb_per_s:.0f}", f"{row.server_growth_mib:.0f}")
+        cells = (f"{row.rounds}", f"{row.round_overhead_s:.2f}", f"{row.mb_per_s:.3g}", f"{row.server_growth_mib:.0f}")
         print(f"| {row.system} | {row.case} | {' | '.join(cells)} |")
 
 

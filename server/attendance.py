@@ -48,7 +48,9 @@ class AttendedTransport:
         asked = {name: request for name, request in requests.items() if name in present}
         del requests
         if asked:
-            yield from self.channel.exchange(asked, timeout_s=timeout_s)
+            replies = self.channel.exchange(asked, timeout_s=timeout_s)
+            del asked  # whoever carries a model lets go of it once it lies in a file
+            yield from replies
 
     def _wait(self, names: set[DepartmentId], timeout_s: float) -> set[DepartmentId]:
         """Return who is attached as soon as all are, or time is up."""

@@ -16,13 +16,14 @@ import safetensors
 import safetensors.numpy
 
 from server.records import RoundSummary
+from server.release import write_tensors
 from server.replay import ReplayingTransport, RoundLog
 from shared.codec import Encoded, Record, decode, encode
 from shared.errors import JournalError
 from shared.identity import DepartmentId, Signed
 from shared.model_file import file_digest
 from shared.parameters import Vector
-from shared.private_files import make_private_folder, replace_private_file
+from shared.private_files import make_private_folder, replace_private_file, replacing_private_file
 from shared.transport import Transport
 
 STATE_FILE = "state.msgpack"
@@ -140,10 +141,11 @@ class CheckpointFolder:
             OSError: when the disk is full or the folder cannot be written.
         """
         make_private_folder(self._folder)
-        number, data = saved.progress.next_round, safetensors.numpy.save(dict(saved.vectors))
+        number = saved.progress.next_round
         vectors = self._folder / f"vectors-{number}.safetensors"
-        replace_private_file(vectors, data)
-        stored = _Stored(progress=saved.progress, vectors_file=vectors.name, vectors_sha256=file_digest(data))
+        with replacing_private_file(vectors) as partial:
+            digest = write_tensors(partial, saved.vectors)
+        stored = _Stored(progress=saved.progress, vectors_file=vectors.name, vectors_sha256=digest)
         replace_private_file(self._folder / STATE_FILE, encode(stored))
         keep = {vectors.name, STATE_FILE, self._log(number).name}
         for path in self._folder.iterdir():

@@ -127,6 +127,7 @@ class Coordinator:
         if model_hash(initial_model).hex() != self.plan.initial_model_sha256:
             raise ProtocolError("initial-model", "The initial model is not the one that the plan names.")
         progress, model = self._begin_or_resume(initial_model)
+        del initial_model  # not held any longer than the model of any round
         if progress.failures > self.plan.spare_attempts:
             raise RoundAbortedError("attempts-exhausted", "The run has failed: all attempts of its plan are used up.")
         while len(progress.rounds) < self.plan.rounds:

@@ -20,7 +20,7 @@ class ServerOptimizer:
 
     Attributes:
         spec: kind and rates from the plan.
-        momentum: first moment, shape (layout.size,), dtype float32; zeros at the start.
+        momentum: first moment, shape (layout.size,), dtype float32; zeros at the start, and empty where there are none.
         variance: second moment, same shape; ``tau`` squared at the start, as in the paper.
     """
 
@@ -31,6 +31,7 @@ class ServerOptimizer:
     @classmethod
     def start(cls, spec: ServerOptimizerSpec, size: int) -> ServerOptimizer:
         """Return the optimiser before its first step."""
+        size = 0 if spec.kind == "fedavg" else size
         zeros = np.zeros(size, dtype=np.float32)
         return cls(spec=spec, momentum=zeros, variance=np.full(size, spec.tau**2, dtype=np.float32))
 
@@ -55,14 +56,16 @@ class ServerOptimizer:
 
         Args:
             model: shape (layout.size,), dtype float32.
-            mean_update: weighted mean of the departments' updates, same shape.
+            mean_update: weighted mean of the departments' updates, same shape; its memory may become the new model's.
 
         Returns:
             The successor and the new model.
         """
         spec = self.spec
         if spec.kind == "fedavg":
-            return self, (model + spec.learning_rate * mean_update).astype(np.float32)
+            mean_update *= spec.learning_rate
+            mean_update += model
+            return self, mean_update
         momentum = spec.beta1 * self.momentum + (1 - spec.beta1) * mean_update
         square = np.square(mean_update)
         if spec.kind == "fedadam":

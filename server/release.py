@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 
-from shared.model_file import file_digest
 from shared.parameters import Vector
 from shared.plan import Plan
 
@@ -26,11 +27,20 @@ def write_model(path: Path, vector: Vector, plan: Plan) -> str:
     """
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in plan.layout.unflatten(vector).items()}
     metadata = {"plan_digest": plan.digest().hex(), "layout_digest": plan.layout.digest().hex()}
-    data = safetensors.numpy.save(tensors, metadata=metadata)
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
+    digest = write_tensors(partial, tensors, metadata)
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
-    return file_digest(data)
+    return digest
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Vector], metadata: dict[str, str] | None = None) -> str:
+    """Write a safetensors file; no tensor is copied in memory, for each may be a whole model.
+
+    Returns:
+        SHA-256 of the file's bytes in hex.
+    """
+    safetensors.numpy.save_file(dict(tensors), path, metadata=metadata)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

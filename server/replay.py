@@ -173,14 +173,17 @@ class ReplayingTransport:
                 "replay-diverged", f"Round {self._round} cannot be resumed: it asks for something else than before."
             )
         waiting = dict(requests)
-        for name in requests:
+        del requests  # a model is in them: whoever carries them lets go of it once it lies in a file
+        for name in tuple(waiting):
             reply = log.read("reply", number, name)
             if reply is not None:
                 del waiting[name]
                 yield name, reply
             del reply  # not held while the next one is awaited
         if log.find("ended", number) is None:
-            yield from self._ask(waiting, number, timeout_s)
+            asking = self._ask(waiting, number, timeout_s)
+            del waiting
+            yield from asking
             log.mark("ended", number, digest)
             log.sync()
 
@@ -200,8 +203,10 @@ class ReplayingTransport:
         """Ask the departments and write each reply down before it is handed over."""
         if not waiting:
             return
-        for name, reply in self._carrier.exchange(waiting, timeout_s=timeout_s):
-            if name in waiting:
+        names, replies = set(waiting), self._carrier.exchange(waiting, timeout_s=timeout_s)
+        del waiting
+        for name, reply in replies:
+            if name in names:
                 self._log.keep("reply", number, name, reply)
                 yield name, reply
             del reply

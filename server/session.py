@@ -78,7 +78,6 @@ def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier
     """Open everything, run, close everything."""
     config, submitted = load_server(home), folder.submitted()
     plan = accept_plan(submitted.plan, load_city(home).plan_key)
-    initial = read_model(home.model(plan.initial_model_sha256), plan.layout)
     members = load_members(home)
     nodes = {DepartmentId(name): node for name, node in submitted.nodes.items()}
     with Journal.open(home.journal, owner=OWNER) as journal:
@@ -102,7 +101,8 @@ def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier
         )
         invitations.open()
         try:
-            result = coordinator.run(initial)
+            # Held by the run alone, which lets go of it after the first round.
+            result = coordinator.run(read_model(home.model(plan.initial_model_sha256), plan.layout))
         finally:
             channel.close_session()
             invitations.close()

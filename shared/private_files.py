@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from shared.errors import SetupError
@@ -45,11 +46,22 @@ def replace_private_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: if the folder cannot be written.
     """
+    with replacing_private_file(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing_private_file(path: Path) -> Iterator[Path]:
+    """Give a file to write into, which takes the place of ``path`` as with :func:`replace_private_file`.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with mode 0600
+    os.close(descriptor)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
+        yield Path(name)
+        with Path(name).open("rb") as file:  # opened anew: the writer may have put another file there
             os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:

@@ -53,7 +53,7 @@ def row(*, size: int, rounds: int) -> DeploymentRow:
     for process in [*departments, server]:
         process.join(WAIT_S)
     return DeploymentRow(
-        system="cityfed",
+        system="cityfed-channel",
         case=f"{4 * size // 1_000_000}MB",
         departments=len(NAMES),
         rounds=rounds,

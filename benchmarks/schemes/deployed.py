@@ -18,9 +18,10 @@ from schemes.idle_department import NORM
 from schemes.processes import Case, DeploymentRow, growth_of
 
 from server.plan_files import PlanState, load_published, publish, sign, write_plan
-from server.release import MODEL_FILE, read_model, write_model
+from server.release import write_model
 from server.runs import RunFolder
 from shared.codec import encode
+from shared.model_file import MODEL_FILE, read_model
 from shared.parameters import Layout, TensorSpec, Vector, model_hash
 from shared.plan import Plan
 from tests.city import FOUR

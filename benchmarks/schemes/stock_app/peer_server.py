@@ -23,6 +23,8 @@ def main(grid: Grid, context: Context) -> None:
 
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=departments, min_available_nodes=departments)
     vector = np.random.default_rng(1).standard_normal(int(config["size"]), dtype=np.float32)
-    result = strategy.start(grid, ArrayRecord([vector]), num_rounds=int(config["rounds"]), evaluate_fn=note)
-    if not np.allclose(result.arrays.to_numpy_ndarrays()[0], vector, rtol=1e-6, atol=1e-6):
-        raise RuntimeError("the mean is not the mean")
+    rounds = int(config["rounds"])
+    result = strategy.start(grid, ArrayRecord([vector]), num_rounds=rounds, evaluate_fn=note)
+    moved = result.arrays.to_numpy_ndarrays()[0] - vector
+    if not (moved.min() > 0 and moved.max() < 1.1e-3 * rounds):
+        raise RuntimeError("the model has not moved by what the nodes added")
