@@ -13,16 +13,19 @@ from typing import Annotated
 import msgspec
 import typer
 
-from clients.commands import audit, config, data, enrol, plan, policy, roster, serve
+from clients.commands import audit, backup, config, data, enrol, model, plan, policy, roster, serve
 from clients.commands.options import ConfigArgument, JsonOption
 from shared.cli import new_app, print_json, print_lines, run_app
 
 app = new_app("A department's side: enrol, bind data, judge plans, see the budget, check the audit log, stop.")
 enrol.mount(app)
 serve.mount(app)
+backup.mount(app)
 app.add_typer(policy.app, name="policy")
 app.add_typer(data.app, name="data")
 app.add_typer(plan.app, name="plan")
+app.add_typer(model.app, name="model")
+app.command()(model.predict)
 app.add_typer(audit.app, name="audit")
 app.add_typer(roster.app, name="roster")
 app.add_typer(config.app, name="config")

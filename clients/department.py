@@ -81,18 +81,7 @@ class Department:
 
     def charge(self, plan: Plan) -> PlanCharge:
         """Return what a plan costs this department: all rounds and spare attempts."""
-        return PlanCharge(
-            run=plan.run_id(),
-            dataset=self.declaration.dataset,
-            unit=plan.privacy.unit,
-            population=population_of(self.policy.policy),
-            event=event_of(plan.privacy, 1),
-            extras=extra_charges(plan.layout.extras),
-            attempts=plan.attempts,
-            delta=plan.privacy.budget.delta,
-            accountant=plan.privacy.accountant,
-            public_size=self.declaration.public_size,
-        )
+        return charge_of(plan, self.declaration, self.policy.policy)
 
     def budgets(self) -> Budgets:
         """Return the caps of this department's own policy."""
@@ -182,6 +171,22 @@ class Department:
             reserved=reserved,
             outgoing=None if outgoing is None else outgoing_facts(plan, outgoing),
         )
+
+
+def charge_of(plan: Plan, declaration: Declaration, policy: Policy) -> PlanCharge:
+    """Return what a plan costs a data set: all rounds and spare attempts."""
+    return PlanCharge(
+        run=plan.run_id(),
+        dataset=declaration.dataset,
+        unit=plan.privacy.unit,
+        population=population_of(policy),
+        event=event_of(plan.privacy, 1),
+        extras=extra_charges(plan.layout.extras),
+        attempts=plan.attempts,
+        delta=plan.privacy.budget.delta,
+        accountant=plan.privacy.accountant,
+        public_size=declaration.public_size,
+    )
 
 
 def budgets_of(policy: Policy) -> Budgets:

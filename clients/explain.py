@@ -10,6 +10,7 @@ from clients.binding import Declaration, load_declaration
 from clients.config import load_config, load_policy, open_journal
 from clients.department import budgets_of, population_of
 from clients.desk import open_memory
+from clients.memory import Memory
 from clients.plans import Inspection, PlanLine
 from clients.records import RoundFinished
 from policies.explain import as_table
@@ -125,9 +126,14 @@ def _metrics(plan: Plan) -> str:
 
 
 def authority_receipts(config_path: Path) -> Iterator[ReceiptLine]:
-    """Yield the heads of the authority's journal that this department holds, signature checked on arrival."""
+    """Yield what this department knows of others' journals: the authority's heads, and how far each member's had gone.
+
+    The signatures were checked on arrival; of the members' journals only positions are kept.
+    """
     with open_journal(config_path) as journal:
+        heads = Memory(journal, lambda: dt.datetime.now(dt.UTC)).heads
+        yield from (ReceiptLine(owner=name, sequence=at, digest="") for name, at in sorted(heads.items()))
         for entry in journal.entries(EntryKind.ROUND):
             finished = decode(entry.body, RoundFinished, error=JournalError)
             closed = decode(finished.closed.body, ClosedRound, error=JournalError)
-            yield receipt_line("authority", closed.journal_sequence, closed.journal_head)
+            yield receipt_line("authority", closed.journal_sequence, closed.journal_head, run=closed.run)

@@ -47,6 +47,16 @@ class RoundFinished(Record, frozen=True, kw_only=True):
     closed: Signed
 
 
+class JournalRestored(Record, frozen=True, kw_only=True):
+    """Stands for an entry that was lost with a disk: the backup ended at ``sequence``, others knew of ``newest``.
+
+    As many are written as take the journal beyond every position that others saw; they would refuse it otherwise.
+    """
+
+    sequence: int
+    newest: int
+
+
 class HeadsSeen(Record, frozen=True, kw_only=True):
     """The newest ledger position seen of every member (privacy 6, rollback)."""
 

@@ -34,6 +34,9 @@ class EntryKind(StrEnum):
     BURNED = "charge-burned"
     SETTLED = "charge-settled"
     ANSWERED = "step-answered"
+    RESTORED = "charge-restored"
+    CLOSED = "ledger-closed"
+    REGAINED = "journal-restored"
     DECISION = "decision"
     REFUSAL = "refusal"
     HEADS = "heads-seen"
@@ -211,6 +214,15 @@ class Journal:
         """
         for receipt in receipts:
             _check_receipt(receipt, self.head_at(receipt.sequence).digest, self.path)
+
+    def copy_to(self, target: Path) -> None:
+        """Copy the journal as it is now into a new file with mode 0600, beside the writer that may hold it.
+
+        Raises:
+            JournalError: ``journal-unwritable``.
+        """
+        with self._lock, self._storage():
+            file.copy(self._connection, target)
 
     def close(self) -> None:
         """Close the database and release the lock; closing twice is harmless."""

@@ -132,6 +132,14 @@ def digest_at(connection: sqlite3.Connection, sequence: int) -> bytes | None:
     return None if row is None else row[0]
 
 
+def copy(connection: sqlite3.Connection, target: Path) -> None:
+    """Copy the database as it is now into a new file that needs no log beside it."""
+    _create_file(target)
+    with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copied:
+        connection.backup(copied)
+        copied.execute("PRAGMA journal_mode = DELETE")
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path, code: str = "journal-unwritable", verb: str = "written") -> Iterator[None]:
     """Turn failures of the database and the operating system into one sentence.

@@ -33,6 +33,21 @@ class RunSettled(Record, frozen=True, kw_only=True):
     run: bytes
 
 
+class ChargeRestored(Record, frozen=True, kw_only=True):
+    """Body of ``charge-restored``: how many attempts were made is lost, so all of them count for ever."""
+
+    charge: PlanCharge
+
+
+class LedgerClosed(Record, frozen=True, kw_only=True):
+    """Body of ``ledger-closed``: what left before the disk was lost cannot be established; nothing is charged any more.
+
+    ``reason`` is a stable, lower-case, hyphenated code.
+    """
+
+    reason: str
+
+
 class Account:
     """The fold of one run's entries; each step may be applied twice without harm.
 
@@ -42,19 +57,25 @@ class Account:
             makes a run look younger than it is, which only lets it count longer.
     """
 
-    def __init__(self, entry: JournalEntry, reserved: ChargeReserved, latest: str) -> None:
+    def __init__(self, entry: JournalEntry, charge: PlanCharge, latest: str, *, closes_lifetime: bool = False) -> None:
         self.sequence = entry.sequence
         self.time = entry.time
         self.last_active = latest
-        self.charge = reserved.charge
-        self.closes_lifetime = reserved.closes_lifetime
+        self.charge = charge
+        self.closes_lifetime = closes_lifetime
         self.burned: frozenset[int] = frozenset()
         self.settled = False
+        self.restored = False
 
     @property
     def counted_attempts(self) -> int:
-        """Attempts that count as spent: all of them until the run is settled."""
-        return len(self.burned) if self.settled else self.charge.attempts
+        """Attempts that count as spent: all of them until the run is settled, and for ever if its end was lost."""
+        return len(self.burned) if self.settled and not self.restored else self.charge.attempts
+
+    @property
+    def attempts_made(self) -> int:
+        """Attempts that were made, as far as anybody knows; where that was lost, all of them."""
+        return self.charge.attempts if self.restored else len(self.burned)
 
     def in_window(self, days: int, now: dt.datetime) -> bool:
         """Return whether this run counts in the ``days`` days before ``now``.
@@ -62,7 +83,11 @@ class Account:
         Guarantees:
             A run that may still release counts always. Nothing stops counting because a clock went back.
         """
-        return not self.settled or dt.datetime.fromisoformat(self.last_active) >= now - dt.timedelta(days=days)
+        return (
+            not self.settled
+            or self.restored
+            or dt.datetime.fromisoformat(self.last_active) >= now - dt.timedelta(days=days)
+        )
 
 
 def events_of(accounts: Iterable[Account]) -> tuple[MechanismEvent, ...]:
@@ -76,7 +101,13 @@ def is_closed(accounts: Iterable[Account]) -> bool:
 
 
 def spent_by(
-    accounts: Sequence[Account], dataset: str, budgets: Budgets, now: dt.datetime, *, population: str
+    accounts: Sequence[Account],
+    dataset: str,
+    budgets: Budgets,
+    now: dt.datetime,
+    *,
+    population: str,
+    lost: bool = False,
 ) -> Spent:
     """Return what of these accounts counts in the budgets of a data set and its population."""
     mine = [account for account in accounts if account.charge.dataset == dataset]
@@ -87,6 +118,7 @@ def spent_by(
         population=events_of(item for item in accounts if population and item.charge.population == population),
         units=tuple(sorted({account.charge.unit for account in mine if account.counted_attempts})),
         closed=is_closed(mine),
+        lost=lost,
     )
 
 
@@ -108,8 +140,9 @@ def exported(account: Account) -> ExportedCharge:
         sample_rate=charge.event.sample_rate,
         steps_per_attempt=charge.event.steps,
         attempts_reserved=charge.attempts,
-        attempts_burned=len(account.burned),
-        settled=account.settled,
+        attempts_burned=account.attempts_made,
+        settled=account.settled and not account.restored,
+        restored=account.restored,
         closes_lifetime=account.closes_lifetime,
         counted_steps=charge.event.steps * account.counted_attempts,
         extras=tuple(

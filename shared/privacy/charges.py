@@ -75,7 +75,7 @@ class ExportedCharge(Record, frozen=True, kw_only=True):
 
     ``counted_steps`` is what counts of the training, ``extras`` hold what counts of each extra coordinate. A window
     counts a run that is not settled always, and a settled one until its
-    days have passed since ``last_active``.
+    days have passed since ``last_active``. ``restored``: how many attempts were made is lost, so all count for ever.
     """
 
     sequence: int
@@ -94,6 +94,7 @@ class ExportedCharge(Record, frozen=True, kw_only=True):
     attempts_reserved: int
     attempts_burned: int
     settled: bool
+    restored: bool
     closes_lifetime: bool
     counted_steps: int
     extras: tuple[ExtraCharge, ...]

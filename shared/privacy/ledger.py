@@ -19,6 +19,8 @@ from shared.privacy.accounts import (
     Account,
     AttemptBurned,
     ChargeReserved,
+    ChargeRestored,
+    LedgerClosed,
     RunSettled,
     events_of,
     exported,
@@ -35,8 +37,10 @@ __all__ = [
     "BudgetStatus",
     "Budgets",
     "ChargeReserved",
+    "ChargeRestored",
     "ExportedCharge",
     "ExtraCharge",
+    "LedgerClosed",
     "PlanCharge",
     "PrivacyLedger",
     "Reservation",
@@ -68,15 +72,20 @@ class Reservation:
         return self._account.settled
 
     @property
+    def restored(self) -> bool:
+        """Whether the run was charged in full after a disk was lost; it does not go on here."""
+        return self._account.restored
+
+    @property
     def attempts_left(self) -> int:
         """Attempts that can still be burned."""
-        return 0 if self.settled else self.charge.attempts - len(self.burned)
+        return 0 if self.settled or self.restored else self.charge.attempts - len(self.burned)
 
     def burn(self, round_number: int) -> None:
         """Count one attempt for this round; durable when it returns, and never given back.
 
         Raises:
-            ProtocolError: ``run-already-settled``, ``attempt-already-burned``.
+            ProtocolError: ``run-restored``, ``run-already-settled``, ``attempt-already-burned``.
             InsufficientBudgetError: ``attempts-exhausted``.
             JournalError: when the entry could not be made durable; the attempt must not start.
         """
@@ -105,6 +114,7 @@ class PrivacyLedger:
         self._clock = clock
         self._lock = threading.RLock()
         self._accounts: dict[bytes, Account] = {}
+        self._closed = ""
         self._seen = 0
         self._latest = ""
         self._catch_up()
@@ -117,7 +127,9 @@ class PrivacyLedger:
         with self._lock:
             self._catch_up()
             others = [account for account in self._accounts.values() if account.charge.run != charge.run]
-            spent = spent_by(others, charge.dataset, budgets, self._clock(), population=charge.population)
+            spent = spent_by(
+                others, charge.dataset, budgets, self._clock(), population=charge.population, lost=bool(self._closed)
+            )
             return quote_charge(charge, budgets, spent)
 
     def reserve(self, charge: PlanCharge, budgets: Budgets) -> Reservation:
@@ -126,10 +138,11 @@ class PrivacyLedger:
         Reserving a run again gives the existing reservation, if the charge is the same.
 
         Raises:
-            ProtocolError: ``run-already-reserved`` for another charge, ``run-already-settled``,
+            ProtocolError: ``run-restored``, ``run-already-reserved`` for another charge, ``run-already-settled``,
                 ``accountant-unknown``.
-            InsufficientBudgetError: ``budget-delta``, ``budget-unit``, ``budget-population``, ``budget-closed``,
-                ``budget-round``, ``budget-run``, ``budget-lifetime``, ``budget-window``, ``budget-lone-share``.
+            InsufficientBudgetError: ``budget-lost``, ``budget-delta``, ``budget-unit``, ``budget-population``,
+                ``budget-closed``, ``budget-round``, ``budget-run``, ``budget-lifetime``, ``budget-window``,
+                ``budget-lone-share``.
             JournalError: when the entry could not be made durable; no record may be touched then.
         """
         with self._lock:
@@ -162,7 +175,52 @@ class PrivacyLedger:
         """Report a data set's budgets, and that of the population that its policy names."""
         with self._lock:
             self._catch_up()
-            return status_of(list(self._accounts.values()), dataset, budgets, self._clock(), population=population)
+            accounts, lost = list(self._accounts.values()), bool(self._closed)
+            return status_of(accounts, dataset, budgets, self._clock(), population=population, lost=lost)
+
+    def open_charges(self) -> tuple[PlanCharge, ...]:
+        """Return the charges of the runs that may still go on, in order of reservation."""
+        with self._lock:
+            self._catch_up()
+            return tuple(item.charge for item in self._accounts.values() if not (item.settled or item.restored))
+
+    def settled_charges(self) -> tuple[PlanCharge, ...]:
+        """Return the charges of the runs that ended cleanly here, in order of reservation."""
+        with self._lock:
+            self._catch_up()
+            return tuple(item.charge for item in self._accounts.values() if item.settled)
+
+    def charge_of(self, run: bytes) -> PlanCharge | None:
+        """Return the charge of a run, if it has one."""
+        with self._lock:
+            self._catch_up()
+            account = self._accounts.get(run)
+            return None if account is None else account.charge
+
+    def restore(self, charge: PlanCharge) -> None:
+        """Charge a run in full and for ever: nobody knows how many attempts were made before a disk was lost.
+
+        Whether it fits is not asked, because it has happened. A run that was reserved keeps its charge.
+
+        Raises:
+            JournalError: when the entry could not be made durable.
+        """
+        with self._lock:
+            self._catch_up()
+            account = self._accounts.get(charge.run)
+            if account is None or not account.restored:
+                self._write(EntryKind.RESTORED, ChargeRestored(charge=charge if account is None else account.charge))
+
+    def close(self, reason: str) -> None:
+        """Refuse every charge from now on, whatever the data set: nobody knows what was spent.
+
+        Raises:
+            JournalError: when the entry could not be made durable.
+        """
+        with self._lock:
+            self._catch_up()
+            if not self._closed:
+                self._write(EntryKind.CLOSED, LedgerClosed(reason=reason))
 
     def export(self) -> Iterator[ExportedCharge]:
         """Yield every run's mechanisms in order; encode each as one line of JSON."""
@@ -175,8 +233,9 @@ class PrivacyLedger:
         """See :meth:`Reservation.burn`."""
         with self._lock:
             self._catch_up()
-            if account.settled:
-                raise ProtocolError("run-already-settled", "The run is settled; no further attempt can be made.")
+            _require_goes_on(account)
+            if self._closed:
+                raise InsufficientBudgetError("budget-lost", "The ledger is closed: nobody knows what was spent.")
             if round_number in account.burned:
                 raise ProtocolError(
                     "attempt-already-burned", f"The attempt of round {round_number} was made already; use a new round."
@@ -211,7 +270,8 @@ class PrivacyLedger:
         """Fold one entry."""
         if entry.kind == EntryKind.RESERVED:
             reserved = decode(entry.body, ChargeReserved, error=JournalError)
-            self._accounts.setdefault(reserved.charge.run, Account(entry, reserved, self._latest))
+            opened = Account(entry, reserved.charge, self._latest, closes_lifetime=reserved.closes_lifetime)
+            self._accounts.setdefault(reserved.charge.run, opened)
         elif entry.kind == EntryKind.BURNED:
             burned = decode(entry.body, AttemptBurned, error=JournalError)
             account = self._account(burned.run, entry)
@@ -222,6 +282,11 @@ class PrivacyLedger:
             account = self._account(settled.run, entry)
             account.settled = True
             account.last_active = self._latest
+        elif entry.kind == EntryKind.RESTORED:
+            charge = decode(entry.body, ChargeRestored, error=JournalError).charge
+            self._accounts.setdefault(charge.run, Account(entry, charge, self._latest)).restored = True
+        elif entry.kind == EntryKind.CLOSED:
+            self._closed = decode(entry.body, LedgerClosed, error=JournalError).reason
 
     def _account(self, run: bytes, entry: JournalEntry) -> Account:
         """The account that an entry belongs to."""
@@ -236,8 +301,17 @@ class PrivacyLedger:
 
 def _same(existing: Reservation, charge: PlanCharge) -> Reservation:
     """Return the reservation if the charge is byte-identical and the run still open."""
-    if encode(existing.charge) != encode(charge):
+    if not existing.restored and encode(existing.charge) != encode(charge):
         raise ProtocolError("run-already-reserved", "The run was reserved with another charge; a new run is needed.")
-    if existing.settled:
-        raise ProtocolError("run-already-settled", "The run is settled; no further attempt can be made.")
+    _require_goes_on(existing)
     return existing
+
+
+def _require_goes_on(run: Account | Reservation) -> None:
+    """Refuse another attempt of a run that is over here."""
+    if run.restored:
+        raise ProtocolError(
+            "run-restored", "The run was charged in full after a disk was lost; it does not go on here."
+        )
+    if run.settled:
+        raise ProtocolError("run-already-settled", "The run is settled; no further attempt can be made.")

@@ -24,6 +24,7 @@ class Spent(Record, frozen=True, kw_only=True):
         population: events of all data sets of the same population.
         units: privacy units that the data set was charged for.
         closed: whether a first plan took the data set's lifetime by PLD alone.
+        lost: whether nobody knows what was spent, because a disk was lost.
     """
 
     dataset: tuple[MechanismEvent, ...] = ()
@@ -31,6 +32,7 @@ class Spent(Record, frozen=True, kw_only=True):
     population: tuple[MechanismEvent, ...] = ()
     units: tuple[str, ...] = ()
     closed: bool = False
+    lost: bool = False
 
 
 class BudgetLine(Record, frozen=True, kw_only=True):
@@ -173,6 +175,8 @@ def _refusals(
     charge: PlanCharge, budgets: Budgets, spent: Spent, lines: dict[BudgetName, BudgetLine]
 ) -> Iterator[tuple[str, str]]:
     """Yield a code and a sentence for everything that speaks against a charge."""
+    if spent.lost:
+        yield "budget-lost", "What was spent before a disk was lost cannot be established, so the ledger is closed."
     if charge.delta > budgets.run.delta:
         yield "budget-delta", _over("delta of the run", charge.delta, budgets.run.delta)
     if set(spent.units) - {charge.unit}:

@@ -20,11 +20,12 @@ from shared.privacy.quotes import BudgetLine, Spent, lone_share_cost, quote_char
 class BudgetStatus(Record, frozen=True, kw_only=True):
     """A data set's budgets as they stand: spent (burned), with reservations, left, and one more run like the last.
 
-    ``lines`` are the budgets that several runs share, and ``left`` what the Renyi filter leaves of the lifetime; 0 when
-    a first plan closed it. ``lone_share_epsilon`` counts as ``filter_epsilon`` does, as if all updates could be read
-    one by one. ``replace_one_epsilon`` is ``reserved_epsilon`` for one record exchanged for another. The ``next_``
-    figures are None before the first run; ``next_epsilon`` is the PLD figure after one more, and
-    ``next_noise_multiplier`` the least with which a run as long would fit every budget, None if none does.
+    ``lines`` are the budgets that several runs share, and ``left`` what the Renyi filter leaves of the lifetime; 0
+    when a first plan closed it, or ``lost`` says that nobody knows what was spent. ``lone_share_epsilon`` counts as
+    ``filter_epsilon`` does, as if all updates could be read one by one. ``replace_one_epsilon`` is
+    ``reserved_epsilon`` for one record exchanged for another. The ``next_`` figures are None before the first run;
+    ``next_epsilon`` is the PLD figure after one more, and ``next_noise_multiplier`` the least with which a run as
+    long would fit every budget, None if none does.
     """
 
     dataset: str
@@ -37,6 +38,7 @@ class BudgetStatus(Record, frozen=True, kw_only=True):
     delta: float
     left: float
     closed: bool
+    lost: bool
     lone_share_epsilon: float
     cap_lone_share: float | None
     lines: tuple[BudgetLine, ...]
@@ -46,7 +48,13 @@ class BudgetStatus(Record, frozen=True, kw_only=True):
 
 
 def status_of(
-    accounts: Sequence[Account], dataset: str, budgets: Budgets, now: dt.datetime, *, population: str = ""
+    accounts: Sequence[Account],
+    dataset: str,
+    budgets: Budgets,
+    now: dt.datetime,
+    *,
+    population: str = "",
+    lost: bool = False,
 ) -> BudgetStatus:
     """Report a data set's budgets.
 
@@ -56,12 +64,13 @@ def status_of(
         budgets: the caps.
         now: the present time.
         population: the population that the policy names, if any.
+        lost: whether the ledger was closed because a disk was lost.
     """
     mine = [account for account in accounts if account.charge.dataset == dataset]
-    spent = spent_by(accounts, dataset, budgets, now, population=population)
+    spent = spent_by(accounts, dataset, budgets, now, population=population, lost=lost)
     counted, cap, delta = spent.dataset, budgets.lifetime.epsilon, budgets.lifetime.delta
     used = filter_epsilon(counted, delta)
-    burned = [event for item in mine for event in item.charge.events(len(item.burned))]
+    burned = [event for item in mine for event in item.charge.events(item.attempts_made)]
     last = mine[-1].charge if mine else None
     after = None if last is None else quote_charge(last, budgets, spent)
     return BudgetStatus(
@@ -73,8 +82,9 @@ def status_of(
         filter_epsilon=used,
         cap=cap,
         delta=delta,
-        left=0.0 if spent.closed else max(0.0, cap - used),
-        closed=spent.closed,
+        left=0.0 if spent.closed or lost else max(0.0, cap - used),
+        closed=spent.closed or lost,
+        lost=lost,
         lone_share_epsilon=lone_share_cost(counted, budgets, fixed=spent.closed),
         cap_lone_share=None if budgets.lone_share is None else budgets.lone_share.epsilon,
         lines=tuple(shared_lines(budgets, spent, population=population)),

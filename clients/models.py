@@ -1,0 +1,150 @@
+"""Released models as this department keeps them: installed once they are verified, verified again at every use.
+
+They lie under ``models/RUN`` in the department's home: the model, what the authority signed about it, its card.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from clients.binding import load_binding
+from clients.config import load_config, load_trust, read_file
+from clients.desk import open_memory
+from clients.memory import Memory
+from clients.plans import plan_of_run
+from clients.records import RoundFinished
+from shared.codec import decode, load_json
+from shared.errors import ConfigError, JournalError, ModelError, ProtocolError
+from shared.identity import Signed, open_signed
+from shared.journal import EntryKind
+from shared.messages import ClosedRound
+from shared.model_file import MODEL_FILE
+from shared.parameters import Vector
+from shared.plan import Plan
+from shared.private_files import make_private_folder, replace_private_file
+from shared.release import CARD_FILE, RECORD_FILE, RELEASE_LABEL, ModelRelease, open_release, released_vector
+from shared.tasks.predict import read_lines, read_table, write_scores
+
+MODELS = "models"
+"""Folder of released models in a department's home."""
+
+
+class Installed(NamedTuple):
+    """A model that was verified.
+
+    ``countersigned`` says whether this department countersigned the account of the last round with this very model; one
+    that was not in that round has the authority's signature alone.
+    """
+
+    path: Path
+    release: ModelRelease
+    countersigned: bool
+
+
+def fetch_model(config_path: Path, run: str, *, source: Path, now: dt.datetime) -> Installed:
+    """Verify a model that the authority handed over and install it.
+
+    Args:
+        config_path: this department's ``client.toml``.
+        run: the run's id in hex, or its first digits.
+        source: the folder with the three files.
+        now: the present time, UTC.
+
+    Raises:
+        ConfigError: ``file-missing``, ``json-too-large``, ``json-content``, ``run-unknown``, ``plan-unknown``; the
+            configuration is not in order.
+        ProtocolError: ``signature-invalid``, ``message-malformed``, ``release-foreign``, ``plan-unapproved``.
+        ModelError: ``model-changed``, ``model-corrupt``, or not of the plan's layout.
+        JournalError: the journal does not verify.
+        SetupError: ``home-not-writable``.
+
+    Guarantees:
+        Nothing is installed that the plan key did not sign, that comes from a plan which nobody approved here, or that
+        differs from the model in the last account which this department countersigned.
+    """
+    release, plan, _ = _verified(config_path, source)
+    name = release.run.hex()
+    if not run or not name.startswith(run):
+        raise ConfigError("run-unknown", f"{source} holds the model of run {name}.")
+    with open_memory(config_path, lambda: now) as memory:
+        if not memory.was_approved(plan.digest()):
+            raise ProtocolError("plan-unapproved", f"Nobody has approved the plan {plan.name} here.")
+        countersigned = _is_countersigned(memory, release)
+    folder = config_path.parent / MODELS / name
+    make_private_folder(folder)
+    for file in (MODEL_FILE, RECORD_FILE, CARD_FILE):
+        replace_private_file(folder / file, read_file(source / file))
+    return Installed(folder, release, countersigned)
+
+
+def predict(config_path: Path, file: Path, *, run: str, columns: Sequence[str], out: TextIO) -> None:
+    """Write the rows of a file with a ``score`` column.
+
+    Args:
+        config_path: this department's ``client.toml``.
+        file: a CSV file with a header, if its name ends so; otherwise one text per line.
+        run: the run's id in hex, or its first digits; empty for the only model.
+        columns: those of the CSV file that hold the text; none for those that the binding maps to the features.
+        out: where to.
+
+    Raises:
+        ConfigError: ``model-unknown``, ``model-ambiguous``, ``weights-missing``, ``feature-unmapped``; the
+            configuration is not in order.
+        ContractError: ``predict-unreadable``, ``column-missing``; the binding is not in order.
+        ProtocolError: what was installed is not what the authority signed.
+        ModelError: ``model-changed``, ``model-corrupt``; the base weights are not those of the plan.
+    """
+    config, folder = load_config(config_path), _installed(config_path, run)
+    _, plan, vector = _verified(config_path, folder)
+    table = file.suffix.lower() == ".csv"
+    texts = read_table(file, columns or _bound_columns(config_path, plan)) if table else read_lines(file)
+    weights = config_path.parent / config.weights if config.weights else None
+    if weights is None and plan.model.architecture == "minilm":
+        raise ConfigError("weights-missing", f"{config_path} names no folder of base weights (`weights`).")
+    write_scores(texts, plan, vector, weights_dir=weights, out=out)
+
+
+def _verified(config_path: Path, folder: Path) -> tuple[ModelRelease, Plan, Vector]:
+    """Open a folder with a model by the authority's key, and the plan that lies here."""
+    key = load_trust(load_config(config_path)).authority_key
+    path = folder / RECORD_FILE
+    signed = load_json(read_file(path), Signed, where=str(path))
+    plan = plan_of_run(config_path, open_signed(key, RELEASE_LABEL, signed, ModelRelease).run)
+    release = open_release(signed, key=key, plan=plan)
+    data = read_file(folder / MODEL_FILE)
+    return release, plan, released_vector(data, release, plan, where=str(folder / MODEL_FILE))
+
+
+def _is_countersigned(memory: Memory, release: ModelRelease) -> bool:
+    """Compare a model with the account of the run's last round, if this department was in it."""
+    for entry in memory.journal.entries(EntryKind.ROUND):
+        finished = decode(entry.body, RoundFinished, error=JournalError)
+        closed = decode(finished.closed.body, ClosedRound, error=JournalError)
+        if closed.run == release.run and closed.final:
+            if closed.model_hash != release.model_hash:
+                raise ModelError("model-changed", "The model is not that of the last round which was countersigned.")
+            return True
+    return False
+
+
+def _installed(config_path: Path, run: str) -> Path:
+    """Return the folder of one installed model."""
+    folder = config_path.parent / MODELS
+    found = sorted(path for path in folder.glob(f"{run}*") if path.is_dir()) if run.isalnum() or not run else []
+    if not found:
+        raise ConfigError("model-unknown", f"No model of such a run lies in {folder}: fetch it first.")
+    if len(found) > 1:
+        raise ConfigError("model-ambiguous", f"{len(found)} models in {folder} could be meant: name the run.")
+    return found[0]
+
+
+def _bound_columns(config_path: Path, plan: Plan) -> list[str]:
+    """Return what this department calls the plan's features."""
+    columns = load_binding(config_path.parent / load_config(config_path).binding).columns
+    missing = [name for name in plan.task.features if name not in columns]
+    if missing:
+        raise ConfigError("feature-unmapped", f"The binding maps no column to `{missing[0]}`: use --column.")
+    return [columns[name] for name in plan.task.features]

@@ -1,0 +1,164 @@
+"""From a completed run to scores: the authority signs the model, a department installs and uses it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from clients.models import fetch_model, predict
+from clients.plans import refuse_plan
+from server.city import load_city, load_plan_key
+from server.plan_files import load_published
+from server.release import write_model
+from server.released import release_model
+from server.runs import RunFolder
+from shared.codec import decode, dump_json, load_json
+from shared.errors import CityFedError
+from shared.identity import IdentityKey, Signed, sign_record
+from shared.model_file import MODEL_FILE, file_digest
+from shared.parameters import model_hash
+from shared.plan import Plan
+from shared.release import CARD_FILE, RECORD_FILE, RELEASE_LABEL, ModelRelease, open_release
+from tests.city import FOUR
+from tests.deployed_city import DeployedCity, deploy_with_plan, now
+from tests.finished_city import copied, file_run, run_published
+
+TEXTS = ["we need water and food, please send help", "the council met and discussed the budget"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    city: DeployedCity
+    plan: Plan
+    run: RunFolder
+    out: Path
+
+    @property
+    def config(self) -> Path:
+        return self.city.config("police")
+
+    def fetch(self, run: str = "") -> object:
+        return fetch_model(self.config, run or self.run.path.name, source=self.out, now=now())
+
+    def sign_again(self, **changes: object) -> None:
+        """Let the authority's key sign something else."""
+        signed = load_json((self.out / RECORD_FILE).read_bytes(), Signed, where="record")
+        changed = msgspec.structs.replace(decode(signed.body, ModelRelease), **changes)
+        key = load_plan_key(self.city.authority)
+        (self.out / RECORD_FILE).write_bytes(dump_json(sign_record(key, RELEASE_LABEL, changed)))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("city")
+    city, digest = deploy_with_plan(folder / "city")
+    run = file_run(city, digest, run_published(city, digest))
+    release_model(city.authority, run.path.name[:12], folder / "out")
+    return Finished(city, load_published(city.authority, digest)[1], run, folder / "out")
+
+
+@pytest.fixture
+def finished(original: Finished, tmp_path: Path) -> Finished:
+    """A copy that a test may change."""
+    city = copied(original.city, tmp_path / "city")
+    out = tmp_path / "out"
+    out.mkdir()
+    for path in original.out.iterdir():
+        (out / path.name).write_bytes(path.read_bytes())
+    return Finished(city, original.plan, RunFolder(city.authority.runs / original.run.path.name), out)
+
+
+def refused(finished: Finished, run: str = "") -> str:
+    with pytest.raises(CityFedError) as caught:
+        finished.fetch(run)
+    assert not (finished.config.parent / "models").exists()
+    return caught.value.code
+
+
+def test_p4_the_signed_record_says_what_the_model_is_and_what_it_cost(original: Finished) -> None:
+    signed = load_json((original.out / RECORD_FILE).read_bytes(), Signed, where="record")
+    release = open_release(signed, key=load_city(original.city.authority).plan_key, plan=original.plan)
+    assert release.contributors == (4, 4)
+    assert release.file_sha256 == file_digest((original.out / MODEL_FILE).read_bytes())
+    assert 0 < release.privacy.epsilon <= 2
+    assert release.privacy.epsilon < release.privacy.city_worst_case.epsilon
+    card = (original.out / CARD_FILE).read_text()
+    for word in (release.file_sha256, release.plan_digest.hex(), *FOUR, "record, not per person", "City-wide worst"):
+        assert word in card
+
+
+def test_a_run_that_did_not_complete_has_no_model(finished: Finished) -> None:
+    finished.run.write(msgspec.structs.replace(finished.run.status(), state="failed"))
+    with pytest.raises(CityFedError, match="has not been completed") as caught:
+        release_model(finished.city.authority, finished.run.path.name, finished.out)
+    assert caught.value.code == "run-not-completed"
+
+
+def test_p4_a_model_that_is_not_the_last_rounds_is_not_signed(finished: Finished) -> None:
+    write_model(finished.run.path / MODEL_FILE, np.zeros(finished.plan.layout.size, dtype=np.float32), finished.plan)
+    with pytest.raises(CityFedError) as caught:
+        release_model(finished.city.authority, finished.run.path.name, finished.out)
+    assert caught.value.code == "model-changed"
+
+
+def test_a_fetched_model_scores_a_table_by_the_bound_columns_and_lines_of_text(
+    finished: Finished, tmp_path: Path
+) -> None:
+    finished.fetch()
+    table, lines = tmp_path / "new.csv", tmp_path / "new.txt"
+    table.write_text("id,narrative\n" + "".join(f'{at},"{text}"\n' for at, text in enumerate(TEXTS)))
+    lines.write_text("\n".join(TEXTS) + "\n")
+    found: dict[Path, list[dict[str, str]]] = {}
+    for file in (table, lines):
+        out = io.StringIO(newline="")
+        predict(finished.config, file, run="", columns=(), out=out)
+        found[file] = list(csv.DictReader(io.StringIO(out.getvalue())))
+    assert [row["id"] for row in found[table]] == ["0", "1"]
+    scores = [row["score"] for row in found[table]]
+    assert scores == [row["score"] for row in found[lines]]
+    assert all(0 <= float(score) <= 1 for score in scores)
+    assert len(set(scores)) == 2
+
+
+def test_p4_what_another_key_signed_is_not_installed(finished: Finished) -> None:
+    signed = load_json((finished.out / RECORD_FILE).read_bytes(), Signed, where="record")
+    forged = IdentityKey.generate().sign(RELEASE_LABEL, signed.body)
+    (finished.out / RECORD_FILE).write_bytes(dump_json(Signed(body=signed.body, signature=forged)))
+    assert refused(finished) == "signature-invalid"
+
+
+@pytest.mark.parametrize("field", ["plan_digest", "layout_digest", "initial_model_sha256", "base_weights_sha256"])
+def test_p4_a_record_about_another_plan_is_not_installed(finished: Finished, field: str) -> None:
+    finished.sign_again(**{field: "0" * 64 if field.endswith("sha256") else bytes(32)})
+    assert refused(finished) == "release-foreign"
+
+
+def test_p4_another_model_than_the_countersigned_one_is_not_installed_whoever_signed_it(finished: Finished) -> None:
+    other = np.zeros(finished.plan.layout.size, dtype=np.float32)
+    digest = write_model(finished.out / MODEL_FILE, other, finished.plan)
+    assert refused(finished) == "model-changed"
+    finished.sign_again(file_sha256=digest)
+    assert refused(finished) == "model-changed"
+    finished.sign_again(file_sha256=digest, model_hash=model_hash(other))
+    assert refused(finished) == "model-changed"
+
+
+def test_p4_a_model_of_a_plan_that_people_refused_is_not_installed(finished: Finished) -> None:
+    refuse_plan(finished.config, finished.plan.digest().hex(), person="police-it", reason="", now=now())
+    assert refused(finished) == "plan-unapproved"
+    assert refused(finished, "ff") == "run-unknown"
+
+
+def test_what_was_changed_after_it_was_installed_is_not_used(finished: Finished, tmp_path: Path) -> None:
+    finished.fetch()
+    model = finished.config.parent / "models" / finished.run.path.name / MODEL_FILE
+    model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    with pytest.raises(CityFedError) as caught:
+        predict(finished.config, tmp_path / "none.txt", run="", columns=(), out=io.StringIO())
+    assert caught.value.code == "model-changed"

@@ -1,0 +1,178 @@
+"""After a lost disk no ledger shows less than what left (P3); no rolled-back journal passes for a whole one (P5)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clients.backup import make_backup
+from clients.config import load_config, load_policy, open_journal
+from clients.department import budgets_of
+from clients.explain import authority_receipts, budget_status
+from clients.restore import Restored, restore_home
+from server.audit import department_receipts
+from server.plan_files import load_published
+from shared.audit import ReceiptLine
+from shared.errors import CityFedError
+from shared.plan import Plan
+from shared.privacy.accountant import epsilon
+from shared.privacy.extras import plan_events
+from shared.privacy.ledger import PrivacyLedger
+from tests.deployed_city import DeployedCity, deploy_with_plan, now
+from tests.finished_city import run_published
+
+POLICE = "police"
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A city with one finished run, and backups of one department from before and after it."""
+
+    city: DeployedCity
+    digest: str
+    plan: Plan
+    lines: tuple[ReceiptLine, ...]
+    before: Path
+    after: Path
+
+    def restore(self, folder: Path, backup: Path, lines: tuple[ReceiptLine, ...] | None = None) -> Restored:
+        """Restore into a new home; the rows come back from elsewhere."""
+        folder.mkdir()
+        receipts = folder.with_suffix(".jsonl")
+        receipts.write_bytes(b"".join(msgspec.json.encode(item) + b"\n" for item in lines or self.lines))
+        shutil.copy(self.city.home(POLICE) / f"{POLICE}.csv", folder)
+        return restore_home(folder, backup, [receipts], now=now())
+
+
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory: pytest.TempPathFactory) -> Lost:
+    folder = tmp_path_factory.mktemp("lost")
+    city, digest = deploy_with_plan(folder / "city")
+    make_backup(city.config(POLICE), folder / "before", keys=True, now=now())
+    run_published(city, digest)
+    make_backup(city.config(POLICE), folder / "after", keys=True, now=now() + dt.timedelta(days=2))
+    lines = tuple(department_receipts(city.authority.journal))
+    return Lost(city, digest, load_published(city.authority, digest)[1], lines, folder / "before", folder / "after")
+
+
+def in_full(plan: Plan) -> float:
+    return epsilon(plan_events(plan, plan.attempts), 1e-4)
+
+
+def spent(config: Path) -> float:
+    return budget_status(config).spent_epsilon
+
+
+def refused(code: str, lost: Lost, folder: Path, *args: object) -> None:
+    with pytest.raises(CityFedError) as caught:
+        lost.restore(folder, *args)  # type: ignore[arg-type]  # passed on as they come
+    assert caught.value.code == code
+    assert not (folder / "journal.sqlite").exists()
+
+
+def test_p3_a_backup_from_after_the_last_run_goes_on_with_the_same_figures(lost: Lost, tmp_path: Path) -> None:
+    restored = lost.restore(tmp_path / "home", lost.after)
+    assert (restored.charged, restored.closed) == ((), "")
+    assert restored.newest <= restored.sequence
+    status = budget_status(tmp_path / "home" / "client.toml")
+    assert status == budget_status(lost.city.config(POLICE))
+    assert 0 < status.spent_epsilon < in_full(lost.plan)
+    assert (tmp_path / "home" / "stopped").exists()
+
+
+def test_p3_a_run_after_the_backup_is_charged_in_full_and_does_not_go_on(lost: Lost, tmp_path: Path) -> None:
+    restored = lost.restore(tmp_path / "home", lost.before)
+    config = tmp_path / "home" / "client.toml"
+    assert (restored.charged, restored.closed) == ((lost.plan.run_id().hex(),), "")
+    assert restored.newest > restored.sequence
+    assert spent(config) == pytest.approx(in_full(lost.plan))
+    assert spent(config) >= spent(lost.city.config(POLICE))
+    with open_journal(config) as journal:
+        reservation = PrivacyLedger(journal, now).reservation(lost.plan.run_id())
+        assert reservation is not None
+        assert reservation.attempts_left == 0
+        with pytest.raises(CityFedError, match="does not go on here") as caught:
+            reservation.burn(9)
+        reservation.settle()
+    assert caught.value.code == "run-restored"
+    assert spent(config) == pytest.approx(in_full(lost.plan))
+
+
+def test_p5_peers_see_a_restored_journal_beyond_every_position_that_they_know(lost: Lost, tmp_path: Path) -> None:
+    restored = lost.restore(tmp_path / "home", lost.before)
+    with open_journal(tmp_path / "home" / "client.toml") as journal:
+        assert journal.head.sequence > restored.newest
+
+
+def test_p3_a_run_that_was_opened_counts_even_if_no_receipt_of_it_is_held(lost: Lost, tmp_path: Path) -> None:
+    opened = tuple(line for line in lost.lines if line.sequence == 0)
+    assert opened
+    restored = lost.restore(tmp_path / "home", lost.before, opened)
+    assert restored.charged == (lost.plan.run_id().hex(),)
+
+
+@pytest.mark.parametrize("what", ["unknown plan", "unnamed run"])
+def test_p3_what_cannot_be_established_closes_the_ledger(lost: Lost, tmp_path: Path, what: str) -> None:
+    if what == "unknown plan":
+        lines = (*lost.lines, ReceiptLine(owner=POLICE, sequence=400, digest="ab" * 32, run="cd" * 32))
+    else:
+        lines = (*lost.lines, ReceiptLine(owner=POLICE, sequence=400, digest=""))
+    restored = lost.restore(tmp_path / "home", lost.after, lines)
+    assert restored.closed == ("restore-plan-unknown" if what == "unknown plan" else "restore-unexplained")
+    config = tmp_path / "home" / "client.toml"
+    status = budget_status(config)
+    assert (status.closed, status.lost, status.left, status.next_fits) == (True, True, 0.0, False)
+    with open_journal(config) as journal:
+        ledger = PrivacyLedger(journal, now)
+        charge = ledger.charge_of(lost.plan.run_id())
+        assert charge is not None
+        for dataset in (charge.dataset, "another"):
+            again = msgspec.structs.replace(charge, run=bytes(32), dataset=dataset)
+            budgets = budgets_of(load_policy(config, load_config(config)).policy)
+            with pytest.raises(CityFedError) as caught:
+                ledger.reserve(again, budgets)
+            assert caught.value.code == "budget-lost"
+
+
+def test_p5_receipts_of_another_journal_are_refused(lost: Lost, tmp_path: Path) -> None:
+    first = min((line for line in lost.lines if line.owner == POLICE and line.sequence), key=lambda line: line.sequence)
+    other = msgspec.structs.replace(first, digest="00" * 32)
+    refused("journal-receipt-mismatch", lost, tmp_path / "home", lost.after, (*lost.lines, other))
+
+
+def test_p5_receipts_that_do_not_name_a_run_which_ended_here_are_refused(lost: Lost, tmp_path: Path) -> None:
+    others = (ReceiptLine(owner="health", sequence=0, digest=""),)
+    refused("receipts-incomplete", lost, tmp_path / "home", lost.after, others)
+
+
+def test_p5_a_changed_backup_and_a_home_with_a_journal_are_refused(lost: Lost, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(lost.after, changed)
+    (changed / "files" / "policy.toml").write_text("")
+    refused("backup-changed", lost, tmp_path / "home", changed)
+    with pytest.raises(CityFedError) as caught:
+        restore_home(lost.city.home(POLICE), lost.after, [], now=now())
+    assert caught.value.code == "journal-exists"
+
+
+def test_private_keys_are_in_a_backup_only_if_they_are_asked_for(lost: Lost, tmp_path: Path) -> None:
+    made = make_backup(lost.city.config(POLICE), tmp_path / "without", keys=False, now=now())
+    assert not any("key" in name for name in made.files)
+    assert sorted(path.name for path in lost.after.rglob("*.key")) == ["identity.key", "node.key", "tls.key"]
+    refused("keys-missing", lost, tmp_path / "home", tmp_path / "without")
+
+
+def test_a_backup_is_made_while_a_node_holds_the_journal(lost: Lost, tmp_path: Path) -> None:
+    with open_journal(lost.city.config(POLICE)) as held:
+        made = make_backup(lost.city.config(POLICE), tmp_path / "beside", keys=False, now=now())
+        assert made.sequence == held.head.sequence
+
+
+def test_p5_other_departments_know_how_far_the_journal_had_gone(lost: Lost) -> None:
+    told = {line.owner: line.sequence for line in authority_receipts(lost.city.config("health"))}
+    assert 0 < told[POLICE] <= max(line.sequence for line in lost.lines if line.owner == POLICE)
