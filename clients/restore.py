@@ -62,8 +62,8 @@ def restore_home(home: Path, backup: Path, receipts: Sequence[Path], *, now: dt.
 
     Raises:
         ConfigError: ``journal-exists``, ``keys-missing``, ``backup-foreign``, ``receipts-unreadable``,
-            ``receipts-implausible``, ``receipts-incomplete``, or as :func:`clients.backup.read_backup`; a file is not in
-            order.
+            ``receipts-implausible``, ``receipts-incomplete``, or as
+            :func:`clients.backup.read_backup`; a file is not in order.
         ContractError: the declaration is not in order.
         ProtocolError: a plan of the backup does not verify.
         JournalError: the copy does not verify; ``journal-receipt-mismatch`` if it is not the journal that others saw.

@@ -44,7 +44,9 @@ from shared.parameters import vector_from_bytes
 from shared.plan import Plan, accept_plan
 from shared.privacy.accountant import event_of
 from shared.privacy.charges import Budgets, PlanCharge
-from shared.privacy.ledger import AttemptBurned, ChargeReserved, RunSettled
+from shared.privacy.ledger import AttemptBurned, ChargeReserved, ChargeRestored, LedgerClosed, RunSettled
+from shared.privacy.statement import privacy_statement
+from shared.release import RELEASE_LABEL, ModelRelease, open_release
 from shared.roster import KeyEndorsement, endorse_key, open_roster
 from shared.secagg.shamir import share_from_bytes
 from shared.secagg.terms import RoundTerms
@@ -174,6 +176,20 @@ def _closed() -> ClosedRound:
     return ClosedRound(**hashes, round=1, survivors=NAMES, final=True, journal_sequence=3)
 
 
+def _release() -> ModelRelease:
+    return ModelRelease(
+        run=PLAN.run_id(),
+        plan_digest=PLAN.digest(),
+        layout_digest=PLAN.layout.digest(),
+        initial_model_sha256=PLAN.initial_model_sha256,
+        base_weights_sha256=PLAN.model.base_weights_sha256,
+        contributors=(3,),
+        model_hash=bytes(32),
+        file_sha256="0" * 64,
+        privacy=privacy_statement(PLAN),
+    )
+
+
 def _head_receipt() -> HeadReceipt:
     return HeadReceipt(department="health", closed_hash=bytes(32), journal_sequence=3, journal_head=bytes(32))
 
@@ -204,6 +220,15 @@ def _signed() -> Iterator[tuple[str, Decoder]]:
         Decoder(
             lambda body: _use(accept_plan(Signed(body=body, signature=OFFICE.sign("plan", body)), OFFICE.public)),
             (encode(PLAN),),
+        ),
+    )
+    yield (
+        "model release",
+        Decoder(
+            lambda body: open_release(
+                Signed(body=body, signature=OFFICE.sign(RELEASE_LABEL, body)), key=OFFICE.public, plan=PLAN
+            ),
+            (encode(_release()),),
         ),
     )
     yield "update", Decoder(lambda data: FROZEN["read"]("update", data), (_good("update"),))
@@ -246,6 +271,7 @@ def _journal_bodies() -> Iterator[tuple[type[Record], Record]]:
         client_records.StepAnswered(run=run, round=1, step="update", **hashes),
         client_records.RoundFinished(run=run, round=1, closed=closed),
         client_records.HeadsSeen(heads={"health": 3}),
+        client_records.JournalRestored(sequence=3, newest=9),
         client_records.Refused(step="update", status="refused", code="sid-mismatch", message="No."),
         client_records.Approved(digest=run, person="ann", role="steward", author=False),
         server_records.RunOpened(run=run, plan_digest=run, cohort=NAMES),
@@ -260,6 +286,8 @@ def _journal_bodies() -> Iterator[tuple[type[Record], Record]]:
         ChargeReserved(charge=charge, budgets=budgets, closes_lifetime=False),
         AttemptBurned(run=run, round=1),
         RunSettled(run=run),
+        ChargeRestored(charge=charge),
+        LedgerClosed(reason="restore-unexplained"),
     ]
     yield from ((type(body), body) for body in bodies)
 

@@ -7,33 +7,23 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 
 import clients.cli
 import server.cli
-from clients.config import load_config, load_department, open_journal
-from clients.participant import Participant
-from clients.training.noise import UnsafeSeededSource
-from server.audit import OWNER
-from server.city import load_plan_key
-from server.coordinator import Coordinator, SilentObserver
+from clients.config import load_config, open_journal
 from server.home import AuthorityHome
-from server.plan_files import load_published
 from server.roster import load_members
 from shared.certificates import load_tls_key
 from shared.identity import DepartmentId
-from shared.journal import Journal
-from shared.model_file import read_model
-from simulation.network import InMemoryTransport
 from tests.city import FOUR, binding_of
 from tests.command_line import Ended, Run, runner
-from tests.deployed_city import SMALL_ASK, now
+from tests.deployed_city import SMALL_ASK, DeployedCity
+from tests.finished_city import file_run, run_published
 from tests.secret_watch import leaks
 
 PAGE = Path(__file__).parents[1] / "docs" / "operations.md"
@@ -64,18 +54,23 @@ class Afternoon:
             self.notes["OWNER"] = self.notes.get(f"OWNER-{name}", "")
         self.prepare(line, name)
         words = [re.sub(r"\$([A-Z]+)", lambda match: self.notes[match[1]], word) for word in shlex.split(line)]
+        words, target = (words[:-2], words[-1]) if ">" in words else (words, "")
         program, *arguments = words
         ended = self.programs[program](*(self.scenario() if word == SCENARIO else word for word in arguments))
         assert ended.code == 0, (line, ended.err)
+        if target:
+            (self.folder / target).write_text(ended.out)
         self.learn(line, name, ended)
         self.collect()
 
     def prepare(self, line: str, name: str) -> None:
-        """What the page leaves to people: a binding, and a policy that fits so small a data set."""
+        """What the page leaves to people: a binding, a policy that fits so small a data set, texts to score."""
         if "policy draft" in line:
             source = binding_of(name)
             shutil.copy(source, self.folder / name / "binding.toml")
             shutil.copy(source.with_suffix(".csv"), self.folder / name)
+        if " predict " in line:
+            shutil.copy(binding_of(name).with_suffix(".csv"), self.folder / "new-reports.csv")
         if "policy sign" in line:
             policy = self.folder / name / "policy.toml"
             policy.write_text(re.sub(r"(minimum_\w+) = 150", r"\1 = 50", policy.read_text()))
@@ -136,31 +131,12 @@ def private_keys(folder: Path) -> set[bytes]:
 
 def run_plan(afternoon: Afternoon) -> int:
     """Run the approved plan with the homes that the commands made; returns the number of rounds."""
-    home, digest = afternoon.home, afternoon.notes["DIGEST"]
-    signed, plan = load_published(home, digest)
-    members = load_members(home)
-    with ExitStack() as stack:
-        participants = {}
-        for name in members.roster.ordered():
-            config = afternoon.config(name)
-            journal = stack.enter_context(open_journal(config))
-            source = UnsafeSeededSource(sum(name.encode()))
-            participants[name] = Participant(load_department(config), journal=journal, source=source, clock=now)
-        coordinator = Coordinator(
-            plan=plan,
-            signed_plan=signed,
-            roster=members.roster,
-            signed_roster=members.signed,
-            authority=load_plan_key(home),
-            transport=InMemoryTransport({name: item.handle for name, item in participants.items()}),
-            journal=stack.enter_context(Journal.open(home.journal, owner=OWNER)),
-            clock=now,
-            observer=SilentObserver(),
-        )
-        start = read_model(home.model(plan.initial_model_sha256), plan.layout)
-        result = coordinator.run(start)
-        assert not np.array_equal(result.model, start)
-        return len(result.rounds)
+    city = DeployedCity(afternoon.folder, afternoon.home, {})
+    digest = afternoon.notes["DIGEST"]
+    result = run_published(city, digest)
+    afternoon.notes["RUN"] = file_run(city, digest, result).path.name
+    assert result.model.any()  # it started at zero
+    return len(result.rounds)
 
 
 def split_page() -> Iterator[list[tuple[str, str]]]:
@@ -181,9 +157,10 @@ def test_the_page_leads_from_nothing_to_a_run_and_no_private_key_leaves(afternoo
     for name in FOUR:
         assert "0.0000 of" not in afternoon.programs["cityfed-client"]("budget", afternoon.config(name)).out
     old = private_keys(afternoon.folder)
-    for _, text in after:
-        for line in text.splitlines():
-            afternoon.run(line, "")
+    for each, text in after:
+        for name in FOUR if each else ("",):
+            for line in text.splitlines():
+                afternoon.run(line, name)
     assert set(load_members(afternoon.home).roster.members) == {"environment", "health", "police"}
     secrets = old | private_keys(afternoon.folder)
     assert len(secrets) > 4 * 4 + 5
@@ -208,8 +185,8 @@ def test_a_department_that_did_not_approve_is_missing_from_the_run(afternoon: Af
 
 
 def test_every_code_of_the_page_is_one_that_the_code_raises() -> None:
-    table = PAGE.read_text().partition("## 9.")[2]
-    codes = re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)
+    table = PAGE.read_text().partition("What a refusal means")[2]
+    codes = re.findall(r"^\| `([a-z-]+)`[ ,|]", table, re.MULTILINE)
     sources = [*(PAGE.parents[1] / name for name in ("shared", "policies", "clients", "server"))]
     text = "".join(path.read_text() for folder in sources for path in folder.rglob("*.py"))
     assert len(codes) > 15
