@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install lint type test simulate bench soak lock clean
+.PHONY: help install lint type test simulate deploy-demo bench soak lock clean
 
 # Nothing here reports home or asks the network once set-up is done.
 export FLWR_TELEMETRY_ENABLED := 0
@@ -24,7 +24,7 @@ ARGS ?=
 FLOOR := shared/secagg/*,shared/privacy/*,policies/*
 
 help: ## Say what each verb does.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): requirements/lock.txt requirements/install.sh pyproject.toml
 	@requirements/install.sh
@@ -50,6 +50,10 @@ soak: $(INSTALLED) ## Run the long tests that `make test` leaves out.
 simulate: $(INSTALLED) ## Train the default scenario; SCENARIO=... and ARGS=... are passed on.
 	$(BIN)/cityfed-sim setup
 	$(BIN)/cityfed-sim run $(SCENARIO) $(ARGS)
+
+deploy-demo: $(INSTALLED) ## Run the default scenario over real processes of one machine: authority and four departments.
+	$(BIN)/cityfed-sim setup
+	$(BIN)/python deploy/demo.py
 
 bench: $(INSTALLED) ## Run every script in benchmarks/.
 	for script in benchmarks/*.py; do $(BIN)/python "$$script" $(ARGS); done

@@ -39,6 +39,7 @@ class ClientConfig(Record, frozen=True, kw_only=True):
         channel: host and port of the authority's update channel.
         plans: folder of signed plans.
         step_timeout_s: how long one request may take before the process that works on it is killed, in seconds.
+        health_port: where `up` says on loopback how its processes fare; 0 for nowhere.
         outbox: folder of decisions that wait for a node that holds the journal.
     """
 
@@ -63,12 +64,15 @@ class ClientConfig(Record, frozen=True, kw_only=True):
     channel: str = ""
     plans: str = "plans"
     step_timeout_s: float = 3600.0
+    health_port: int = 0
     outbox: str = "outbox"
     performance: PerformanceFlags = PerformanceFlags()
 
     def __post_init__(self) -> None:
         if not DEPARTMENT_NAME.fullmatch(self.department):
             raise ValueError("`department` is a lower-case name such as `transport`")
+        if not 0 <= self.health_port < 1 << 16:
+            raise ValueError("`health_port` lies in 0..65535")
 
 
 def load_config(path: Path) -> ClientConfig:

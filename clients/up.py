@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import secrets
 import socket
@@ -11,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
-from clients.config import ClientConfig, load_config
+from clients.config import ClientConfig, load_config, load_tls
+from clients.health import health_endpoint
 from shared.flower import environment
 from shared.keystore import find_private
 from shared.private_files import make_private_folder, replace_private_file
@@ -40,10 +42,12 @@ def run_department(config_path: Path, *, stopped: Event, node: Sequence[str] | N
 
     Raises:
         ConfigError: as :func:`clients.config.load_config`.
-        SetupError: ``already-running``, ``home-not-writable``.
+        ProtocolError: this department's certificate cannot be used today.
+        SetupError: ``health-port``, ``already-running``, ``home-not-writable``.
     """
     config_path = config_path.absolute()
     config = load_config(config_path)
+    load_tls(config_path, config, now=dt.datetime.now(dt.UTC))
     folder = config_path.parent / SERVICE
     make_private_folder(folder / "flower")
     secret = folder / "superexec.secret"
@@ -62,7 +66,8 @@ def run_department(config_path: Path, *, stopped: Event, node: Sequence[str] | N
             environment=inherited,
         ),
     )
-    Supervisor(folder=folder, programs=programs, clock=time.monotonic).run(stopped)
+    with health_endpoint(config.health_port, folder):
+        Supervisor(folder=folder, programs=programs, clock=time.monotonic).run(stopped)
 
 
 def supernode_command(home: Path, config: ClientConfig, runtime: str, secret: Path) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ class ServerConfig(Record, frozen=True, kw_only=True):
         weights: folder of the base weights, relative to this file; empty when no plan needs any.
         step_timeout_s: how long one step of a round waits for the slowest department, in seconds.
         attend_timeout_s: how long a step waits for a department that is not attached, in seconds.
+        health_port: where `up` says on loopback how its processes fare; 0 for nowhere.
     """
 
     city: str
@@ -32,6 +33,7 @@ class ServerConfig(Record, frozen=True, kw_only=True):
     weights: str = ""
     step_timeout_s: float = 3600.0
     attend_timeout_s: float = 60.0
+    health_port: int = 0
 
     def __post_init__(self) -> None:
         if not DEPARTMENT_NAME.fullmatch(self.city):
@@ -40,6 +42,8 @@ class ServerConfig(Record, frozen=True, kw_only=True):
             raise ValueError("`hosts` names at least one host")
         if not (self.step_timeout_s > 0 and self.attend_timeout_s > 0):
             raise ValueError("`step_timeout_s` and `attend_timeout_s` are above 0")
+        if not 0 <= self.health_port < 1 << 16:
+            raise ValueError("`health_port` lies in 0..65535")
         for address in (self.fleet, self.channel):
             split_address(address)
 

@@ -23,6 +23,7 @@ from server.city import load_server_tls
 from server.config import load_server, split_address
 from server.flower_app import HOME_VARIABLE
 from server.gateway import GatewaySettings, gateway_server
+from server.health import health_endpoint
 from server.home import AuthorityHome
 from server.resume import Resumer
 from server.roster import load_members
@@ -43,10 +44,10 @@ def run_authority(home: AuthorityHome, *, stopped: Event) -> None:
     Raises:
         ConfigError: the home is not a city's.
         ProtocolError: the server's certificate cannot be used today.
-        SetupError: ``already-running``, ``home-not-writable``.
+        SetupError: ``health-port``, ``already-running``, ``home-not-writable``.
     """
     now = dt.datetime.now(dt.UTC)
-    load_server(home)
+    config = load_server(home)
     load_server_tls(home, now=now)
     for folder in (home.service, home.flower):
         make_private_folder(folder)
@@ -79,7 +80,8 @@ def run_authority(home: AuthorityHome, *, stopped: Event) -> None:
         prepare=lambda: _prepare(home, superlink, now),
         each_tick=look,
     )
-    supervisor.run(stopped)
+    with health_endpoint(config.health_port, home.service):
+        supervisor.run(stopped)
 
 
 def run_gateway(home: AuthorityHome) -> None:

@@ -59,7 +59,11 @@ class CuttingProxy:
                 near, _ = self._listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self.target))
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:  # nobody listens there now
+                near.close()
+                continue
             self._ends += [near, far]
             with self._guard:
                 self._pairs += [near, far]

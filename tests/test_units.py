@@ -1,0 +1,78 @@
+"""The systemd units: accepted by systemd's own checks, and in step with the commands and key files of the package."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+import typer
+
+import clients.cli
+import server.cli
+from clients.config import ClientConfig
+from server.home import AuthorityHome
+
+UNITS = Path(__file__).parents[1] / "deploy" / "systemd"
+NAMES = ("cityfed-authority.service", "cityfed-department@.service")
+INSTALLED = "/opt/cityfed/bin/"
+MOST_EXPOSED = 20  # tenths; systemd calls everything up to 4.5 ok or better
+
+needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+
+
+def analyze(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, check=False, timeout=60)
+
+
+def settings(name: str, key: str) -> list[str]:
+    return re.findall(rf"^{key}=(.*)$", (UNITS / name).read_text(), re.MULTILINE)
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The units as they are, but for the folder of the commands: systemd asks whether they are there."""
+    (tmp_path / "bin").mkdir()
+    for command in ("cityfed-server", "cityfed-client"):
+        (tmp_path / "bin" / command).symlink_to("/bin/true")
+    for name in NAMES:
+        (tmp_path / name).write_text((UNITS / name).read_text().replace(INSTALLED, f"{tmp_path}/bin/"))
+    return tmp_path
+
+
+@needs_systemd
+@pytest.mark.parametrize("name", NAMES)
+def test_systemd_finds_nothing_wrong_with_a_unit(installed: Path, name: str) -> None:
+    verified = analyze("verify", "--man=no", installed / name)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    (installed / name).write_text((installed / name).read_text().replace("ProtectSystem=strict", "ProtectSystem=some"))
+    assert "protect system" in analyze("verify", "--man=no", installed / name).stderr
+
+
+@needs_systemd
+@pytest.mark.parametrize("name", NAMES)
+def test_a_unit_is_hardly_exposed(installed: Path, name: str) -> None:
+    judged = analyze("security", "--offline=true", f"--threshold={MOST_EXPOSED}", installed / name)
+    assert (judged.returncode, judged.stderr) == (0, ""), judged.stdout
+
+
+@pytest.mark.parametrize(("name", "app"), [(NAMES[0], server.cli.app), (NAMES[1], clients.cli.app)])
+def test_a_unit_starts_a_command_that_exists(name: str, app: typer.Typer) -> None:
+    (line,) = settings(name, "ExecStart")
+    program, command, *_ = line.removeprefix(INSTALLED).split()
+    assert program in {"cityfed-server", "cityfed-client"}
+    assert command in {item.name or item.callback.__name__ for item in app.registered_commands if item.callback}
+
+
+def test_credentials_have_the_names_under_which_keys_are_looked_for(tmp_path: Path) -> None:
+    home = AuthorityHome(tmp_path)
+    defaults = {field.name: field.default for field in msgspec.structs.fields(ClientConfig)}
+    expected = (
+        {home.server_key.name, home.plan_key.name},
+        {defaults[key] for key in ("identity", "tls_key", "node_key")},
+    )
+    for name, keys in zip(NAMES, expected, strict=True):
+        assert {item.partition(":")[0] for item in settings(name, "LoadCredential")} == keys
