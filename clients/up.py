@@ -20,6 +20,9 @@ from shared.private_files import make_private_folder, replace_private_file
 from shared.supervise import Program, Supervisor
 
 LOOPBACK = "127.0.0.1"
+GIVEN_UP = b"SSL/TLS handshake error detected."
+"""Flower's SuperNode says this when a connection ends in the middle of a handshake, and stays without trying again."""
+
 SERVICE = "service"
 """Under the department's home: status, logs, and what Flower keeps."""
 
@@ -59,6 +62,7 @@ def run_department(config_path: Path, *, stopped: Event, node: Sequence[str] | N
             name="supernode",
             command=supernode_command(config_path.parent, config, runtime, secret),
             environment=inherited,
+            last_word=GIVEN_UP,
         ),
         Program(
             name="node",

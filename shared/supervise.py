@@ -41,12 +41,14 @@ class Program:
         command: full path of the executable and its arguments.
         environment: the whole environment.
         due: whether what it needs is there, asked before each start.
+        last_word: what it writes to its log when it has given up; it is ended then, in case it does not end by itself.
     """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
     due: Callable[[], bool] = lambda: True
+    last_word: bytes = b""
 
 
 class ProgramStatus(Record, frozen=True, kw_only=True):
@@ -82,6 +84,7 @@ class _Child:
     failures: int = 0
     not_before: float = 0.0
     since: float = 0.0
+    read: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +131,8 @@ class Supervisor:
         """Notice an end, start what is due; return whether anything changed."""
         now = self.clock()
         if child.process is not None:
+            if self._gave_up(child):
+                _end_group(child.process.pid, signal.SIGKILL)
             code = child.process.poll()
             if code is None:
                 return False
@@ -139,20 +144,36 @@ class Supervisor:
             return True
         if now < child.not_before or not child.program.due():
             return False
-        child.process, child.since = self._start(child.program), now
+        child.process, child.since = self._start(child), now
         pid = child.process.pid
         child.status = msgspec.structs.replace(
             child.status, pid=pid, started=_started(pid), starts=child.status.starts + 1
         )
         return True
 
-    def _start(self, program: Program) -> subprocess.Popen[bytes]:
+    def _gave_up(self, child: _Child) -> bool:
+        """Return whether a program has written its last word since its start; whole lines are looked at once."""
+        if not child.program.last_word:
+            return False
+        with self._log(child.program).open("rb") as log:
+            log.seek(child.read)
+            new = log.read()
+        child.read += new.rfind(b"\n") + 1
+        return child.program.last_word in new
+
+    def _log(self, program: Program) -> Path:
+        """Return the file with what a program has to say."""
+        return self.folder / "log" / f"{program.name}.log"
+
+    def _start(self, child: _Child) -> subprocess.Popen[bytes]:
         """Start one process: its own session, files for this account only, output to its log."""
-        log = self.folder / "log" / f"{program.name}.log"
+        program = child.program
+        log = self._log(program)
         if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "ab") as output:
+            child.read = output.tell()
             return subprocess.Popen(
                 program.command,
                 env=dict(program.environment),

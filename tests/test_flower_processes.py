@@ -25,6 +25,7 @@ from flwr.supercore.constant import TASK_TYPE_TO_COMMAND, TaskType
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.retry import http_retry
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
 from flwr.superlink.routers.fleet.router import router as fleet_router
@@ -34,7 +35,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from clients.config import load_config
 from clients.runner import ACQUIRE, TASK_TYPE, LocalRunner
-from clients.up import supernode_command
+from clients.up import GIVEN_UP, supernode_command
 from server.gateway import FLEET_ROUTES
 from server.superlink import SuperLink
 from shared.flower import SETTINGS, bundle_digest
@@ -83,6 +84,10 @@ def test_superexec_knows_our_options() -> None:
     assert set(options) <= known
     assert TASK_TYPE_TO_COMMAND[TaskType.SERVER_APP] == "flwr-serverapp"
     assert TASK_TYPE_TO_COMMAND[TaskType.CLIENT_APP] == TASK_TYPE == "flwr-clientapp"
+
+
+def test_the_supernode_still_gives_up_on_a_broken_handshake_in_the_words_that_its_supervisor_knows() -> None:
+    assert GIVEN_UP.decode() in inspect.getsource(http_retry)
 
 
 @pytest.mark.parametrize("command", ["flower-superlink", "flower-supernode", "flower-superexec", "flwr-serverapp"])

@@ -32,6 +32,9 @@ STUBBORN = (sys.executable, "-c", "import signal, time; signal.signal(signal.SIG
 PARENT = (sys.executable, "-c", "import subprocess; subprocess.Popen(['/bin/sleep', '600']).wait()")
 
 
+HANGS = (sys.executable, "-u", "-c", "import time; print('I give up.'); time.sleep(600)")
+
+
 def program(name: str = "one", command: tuple[str, ...] = SLEEP, **settings: object) -> Program:
     return Program(name=name, command=command, environment=dict(os.environ), **settings)  # type: ignore[arg-type]  # test
 
@@ -195,3 +198,12 @@ def test_stopping_where_nothing_is_on_says_so(tmp_path: Path) -> None:
     assert stop_supervisor(tmp_path, patience_s=1.0, wait=lambda _: None) is False
     (tmp_path / STATUS_FILE).write_text('{"supervisor": {"pid": 1, "started": "0"}, "programs": {}}')
     assert stop_supervisor(tmp_path, patience_s=1.0, wait=lambda _: None) is False
+
+
+def test_a_program_that_gave_up_and_does_not_end_is_started_again(tmp_path: Path) -> None:
+    def again() -> bool:
+        status = read_status(tmp_path)
+        return status is not None and status.programs["one"].starts > 1
+
+    supervise(tmp_path, program(command=HANGS, last_word=b"I give up."), tick=again)
+    assert (tmp_path / "log" / "one.log").read_text().startswith("I give up.\n")
