@@ -1,4 +1,4 @@
-"""Starts runs again whose process ended before they did: each goes on from its checkpoint."""
+"""Starts runs again whose process ended before they did, or before it began: each goes on from its checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_STARTS = 5
 
 @dataclass
 class Resumer:
-    """Looks for interrupted runs every few seconds, and submits them again.
+    """Looks for runs without a process every few seconds, and submits them again.
 
     Attributes:
         home: the authority's home.
@@ -44,7 +44,7 @@ class Resumer:
         self._not_before = self.clock() + _LOOK_S
         try:
             for folder in run_folders(self.home):
-                if folder.status().code == INTERRUPTED:
+                if folder.status().code == INTERRUPTED or never_began(self.superlink, folder):
                     self._again(folder)
         except CityFedError as error:
             _LOG.info("no run was started again: %s", error.code)
@@ -64,3 +64,17 @@ class Resumer:
         _LOG.warning("run %s was interrupted and goes on from its checkpoint", name)
         folder.write_submitted(msgspec.structs.replace(folder.submitted(), flower_run=flower_run))
         folder.wait_for_process(service.supervisor)
+
+
+def never_began(superlink: SuperLink, folder: RunFolder) -> bool:
+    """Return whether Flower gave a submitted run up before the process of the run wrote a word.
+
+    Raises:
+        SetupError: ``superlink-unreachable``, ``superlink-refused``.
+    """
+    number = folder.submitted().flower_run
+    if not number or folder.status().state != "submitted":
+        return False
+    with open_control(superlink) as control:
+        finished = control.run(number).status == "finished"
+    return finished and folder.status().state == "submitted"

@@ -11,6 +11,7 @@ import msgspec
 
 from server.home import AuthorityHome
 from server.plan_files import load_published
+from server.resume import never_began
 from server.roster import load_members
 from server.runs import INTERRUPTED, RunFolder, RunStatus, Submitted, run_folder, run_folders
 from server.superlink import open_control
@@ -22,7 +23,7 @@ from shared.supervise import ProgramStatus, read_status
 
 _LOOK_S = 0.5
 _PATIENCE = 60
-"""So many looks an interrupted run is waited for: `cityfed-server up` starts it again."""
+"""So many looks a run is waited for that was interrupted or never began: `cityfed-server up` starts it again."""
 
 
 def submit_run(home: AuthorityHome, digest: str, *, now: dt.datetime) -> RunFolder:
@@ -104,19 +105,12 @@ def watch_run(
         if status != seen:
             tell(status)
             seen = status
-        patience = patience - 1 if status.code == INTERRUPTED else _PATIENCE
+        lost = status.state == "submitted" and never_began(find_superlink(home), folder)
+        patience = patience - 1 if lost or status.code == INTERRUPTED else _PATIENCE
+        if lost and patience <= 0:
+            raise RoundAbortedError("run-not-started", f"Flower could not start the run: see {home.service / 'log'}.")
         if status.state == "failed" and (status.code != INTERRUPTED or patience <= 0):
             raise RoundAbortedError(status.code, status.message)
         if status.state == "completed":
             return status
-        if status.state == "submitted":
-            _require_started(home, folder)
         wait(_LOOK_S)
-
-
-def _require_started(home: AuthorityHome, folder: RunFolder) -> None:
-    """Notice that Flower gave a run up before its process wrote a word."""
-    with open_control(find_superlink(home)) as control:
-        run = control.run(folder.submitted().flower_run)
-    if run.status == "finished" and folder.status().state == "submitted":
-        raise RoundAbortedError("run-not-started", f"Flower could not start the run: see {home.service / 'log'}.")

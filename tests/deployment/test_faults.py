@@ -195,3 +195,13 @@ def test_a_run_in_which_a_process_was_killed_completes_or_is_aborted_by_name(
     assert running.kill(kind, phase), "the phase was over within a look in every round"
     ended_well(running)
     wait_until(lambda: running.pid(kind) or kind in {"run", "worker"}, f"{kind} is started again")
+
+
+@pytest.mark.soak
+def test_a_run_whose_process_was_killed_before_it_wrote_a_word_begins_again(city: RunningCity) -> None:
+    """Flower takes about a minute to notice."""
+    running = submit(city, agreed_plan(city.city, CHEAP)[1])
+    wait_until(lambda: city.children("authority", "superexec"), "the run is taken")
+    os.kill(city.pid("authority", "superexec"), signal.SIGKILL)
+    assert running.folder.status().state == "submitted"
+    assert ended_well(running).state == "completed"
