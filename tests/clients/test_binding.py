@@ -94,10 +94,10 @@ def test_a_binding_may_name_a_contract_file(tmp_path: Path) -> None:
         ('"help"', '"helps"', "column-missing", "`helps`"),
         ("[source]", "public_size = 0\n[source]", "toml-content", "`public_size`"),
         ("[source]", "max_bad_share = 1.5\n[source]", "toml-content", "`max_bad_share`"),
-        ("[source]", 'unit = "person"\n[source]', "toml-content", "`person`"),
+        ("[source]", 'unit = "person"\n[source]', "toml-content", "`owner`"),
         ("[source]", 'owner = "service_request_id"\n[source]', "toml-content", "`owner`"),
-        ("[source]", 'unit = "person"\nperson = "service_request_id"\n[source]', "binding-person", "mapped"),
-        ("[source]", 'unit = "person"\nperson = "description"\n[source]', "binding-person", "identifier"),
+        ("[source]", 'unit = "person"\nowner = "service_request_id"\n[source]', "binding-owner", "mapped"),
+        ("[source]", 'unit = "person"\nowner = "description"\n[source]', "binding-owner", "identifier"),
         ("[source]", 'units = { request = "P1" }\n[source]', "binding-unit", "`units.request`"),
     ],
 )
