@@ -114,7 +114,7 @@ def load_binding(path: Path) -> Binding:
     Raises:
         ContractError: ``binding-unreadable``, ``toml-syntax``, ``toml-content``, ``binding-contract-missing`` or
             a contract's own codes, ``binding-property-unknown``, ``binding-property-missing``, ``binding-unit``,
-            ``unit-unknown``, ``unit-incompatible``, ``binding-person``, ``binding-source-missing``.
+            ``unit-unknown``, ``unit-incompatible``, ``binding-owner``, ``binding-source-missing``.
     """
     binding = load_toml(_read(path, "binding-unreadable"), Binding, where=str(path), error=ContractError)
     binding = _absolute(binding, path.resolve().parent)

@@ -59,7 +59,9 @@ def test_p5_the_authoritys_receipts_verify_every_departments_journal(
     heads = tmp_path / "heads.jsonl"
     heads.write_text(server_run("audit", "receipts", world / "authority" / "journal.sqlite").out)
     lines = [json.loads(line) for line in heads.read_text().splitlines()]
-    assert sorted(line["owner"] for line in lines) == sorted(FOUR * 5)  # each round as signed and as countersigned, and the run
+    assert sorted(line["owner"] for line in lines) == sorted(
+        FOUR * 5
+    )  # each round as signed and as countersigned, and the run
     for name in FOUR:
         ended = client_run("audit", "verify", world / name / "client.toml", "--receipts", heads)
         assert ended.code == 0
