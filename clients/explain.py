@@ -71,12 +71,19 @@ def budget_lines(status: BudgetStatus) -> list[str]:
         f"  spent by attempts made      epsilon {status.spent_epsilon:.4f}",
         f"  spent or reserved           epsilon {status.reserved_epsilon:.4f}",
         f"  if exchanged, not removed   epsilon {status.replace_one_epsilon:.4f} (replace-one; no cap)",
-        "  counted against the caps" + (" (the lifetime was closed by its first plan)" if status.closed else ""),
+        "  counted against the caps" + _closed(status),
         *(f"    {line.scope}: epsilon {line.found:.4f} of {line.limit:g}" for line in status.lines),
         f"  if updates were read alone  epsilon {status.lone_share_epsilon:.4f} of {_cap(status.cap_lone_share)}",
         f"  one more run like the last  {again}",
         *([] if status.next_epsilon is None else [f"  noise multiplier it needs   {least}"]),
     ]
+
+
+def _closed(status: BudgetStatus) -> str:
+    """Say why nothing more fits, if nothing does."""
+    if status.lost:
+        return " (CLOSED: what was spent before a disk was lost cannot be established)"
+    return " (the lifetime was closed by its first plan)" if status.closed else ""
 
 
 def _cap(cap: float | None) -> str:

@@ -81,7 +81,8 @@ def restore_home(home: Path, backup: Path, receipts: Sequence[Path], *, now: dt.
     if newest > found.sequence + MOST_LOST:
         raise ConfigError("receipts-implausible", f"The receipts name entry {newest}; the backup has {found.sequence}.")
     working = target.with_name(f"{target.name}.restoring")
-    working.unlink(missing_ok=True)
+    for left in home.glob(f"{working.name}*"):  # of an attempt that was cut off, with what the database keeps beside it
+        left.unlink()
     replace_private_file(working, read_file(backup / JOURNAL))
     head = verify_journal(working, owner=config.department, receipts=_known(lines, found.sequence)).head
     with Journal.open(working, owner=config.department) as journal:
@@ -92,6 +93,7 @@ def restore_home(home: Path, backup: Path, receipts: Sequence[Path], *, now: dt.
             journal.append(EntryKind.REGAINED, lost, now=now)
     replace_private_file(home / config.stop_file, b"")
     working.replace(target)
+    working.with_name(f"{working.name}.lock").unlink()
     return Restored(sequence=head.sequence, newest=newest, charged=tuple(run.hex() for run in charged), closed=closed)
 
 

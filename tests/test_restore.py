@@ -13,12 +13,16 @@ import pytest
 from clients.backup import make_backup
 from clients.config import load_config, load_policy, open_journal
 from clients.department import budgets_of
+from clients.enrol import enrol
 from clients.explain import authority_receipts, budget_status
 from clients.restore import Restored, restore_home
 from server.audit import department_receipts
+from server.city import load_city
 from server.plan_files import load_published
 from shared.audit import ReceiptLine
 from shared.errors import CityFedError
+from shared.identity import fingerprint
+from shared.keystore import load_identity
 from shared.plan import Plan
 from shared.privacy.accountant import epsilon
 from shared.privacy.extras import plan_events
@@ -165,6 +169,25 @@ def test_private_keys_are_in_a_backup_only_if_they_are_asked_for(lost: Lost, tmp
     assert not any("key" in name for name in made.files)
     assert sorted(path.name for path in lost.after.rglob("*.key")) == ["identity.key", "node.key", "tls.key"]
     refused("keys-missing", lost, tmp_path / "home", tmp_path / "without")
+
+
+def test_without_its_keys_a_department_enrols_again_and_gets_its_ledger_back(lost: Lost, tmp_path: Path) -> None:
+    make_backup(lost.city.config(POLICE), tmp_path / "without", keys=False, now=now())
+    city = load_city(lost.city.authority)
+    again = enrol(
+        tmp_path / "home",
+        POLICE,
+        city_file=lost.city.authority.city,
+        city_fingerprint=city.fingerprint(),
+        policy_owner_key=lost.city.policy_owners[POLICE].public.hex(),
+    )
+    receipts = tmp_path / "receipts.jsonl"
+    receipts.write_bytes(b"".join(msgspec.json.encode(item) + b"\n" for item in lost.lines))
+    restored = restore_home(tmp_path / "home", tmp_path / "without", [receipts], now=now())
+    assert restored.closed == ""
+    assert fingerprint(load_identity(tmp_path / "home" / "identity.key").public) == again.fingerprint
+    assert spent(tmp_path / "home" / "client.toml") >= spent(lost.city.config(POLICE))
+    assert not list((tmp_path / "home").glob("*.restoring*"))
 
 
 def test_a_backup_is_made_while_a_node_holds_the_journal(lost: Lost, tmp_path: Path) -> None:
