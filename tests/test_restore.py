@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from clients.backup import make_backup
+from clients.binding import load_declaration
 from clients.config import load_config, load_policy, open_journal
-from clients.department import budgets_of
+from clients.department import budgets_of, charge_of
 from clients.enrol import enrol
 from clients.explain import authority_receipts, budget_status
 from clients.restore import Restored, restore_home
@@ -22,6 +23,7 @@ from server.plan_files import load_published
 from shared.audit import ReceiptLine
 from shared.errors import CityFedError
 from shared.identity import fingerprint
+from shared.journal import Journal
 from shared.keystore import load_identity
 from shared.plan import Plan
 from shared.privacy.accountant import epsilon
@@ -118,6 +120,21 @@ def test_p3_a_run_that_was_opened_counts_even_if_no_receipt_of_it_is_held(lost: 
     assert opened
     restored = lost.restore(tmp_path / "home", lost.before, opened)
     assert restored.charged == (lost.plan.run_id().hex(),)
+
+
+def test_p3_a_run_that_was_open_when_the_backup_was_made_counts_in_full(lost: Lost, tmp_path: Path) -> None:
+    """Whoever tells nothing of it: attempts that were aborted since are in nobody's receipts."""
+    backup, config = tmp_path / "backup", lost.city.config(POLICE)
+    shutil.copytree(lost.before, backup)
+    policy = load_policy(config, load_config(config)).policy
+    with Journal.open(backup / "journal.sqlite", owner=POLICE) as journal:
+        declaration = load_declaration(config.parent / load_config(config).binding)
+        ledger = PrivacyLedger(journal, now)
+        ledger.reserve(charge_of(lost.plan, declaration, policy), budgets_of(policy)).burn(1)
+    line = ReceiptLine(owner=POLICE, sequence=0, digest="", run=lost.plan.run_id().hex(), until="2020-01-01T00:00:00Z")
+    restored = lost.restore(tmp_path / "home", backup, (line,))
+    assert (restored.charged, restored.closed) == ((lost.plan.run_id().hex(),), "")
+    assert spent(tmp_path / "home" / "client.toml") == pytest.approx(in_full(lost.plan))
 
 
 @pytest.mark.parametrize("what", ["unknown plan", "unnamed run"])
