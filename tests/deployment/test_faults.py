@@ -25,6 +25,8 @@ from server.city import found_city, load_city
 from server.config import new_config
 from server.home import AuthorityHome
 from server.roster import admit, read_request
+from server.superlink import open_control
+from server.up import find_superlink
 from shared.codec import dump_json
 from shared.errors import ProtocolError
 from shared.identity import IdentityKey
@@ -201,7 +203,11 @@ def test_a_run_in_which_a_process_was_killed_completes_or_is_aborted_by_name(
 def test_a_run_whose_process_was_killed_before_it_wrote_a_word_begins_again(city: RunningCity) -> None:
     """Flower takes about a minute to notice."""
     running = submit(city, agreed_plan(city.city, CHEAP)[1])
-    wait_until(lambda: city.children("authority", "superexec"), "the run is taken")
-    os.kill(city.pid("authority", "superexec"), signal.SIGKILL)
+    number = running.folder.submitted().flower_run
+    with open_control(find_superlink(city.authority)) as control:
+        wait_until(lambda: control.run(number).status == "running", "Flower has started the process of the run")
+    for process in city.children("authority", "superexec"):
+        os.kill(process, signal.SIGKILL)
     assert running.folder.status().state == "submitted"
     assert ended_well(running).state == "completed"
+    assert f"run {running.folder.path.name} was interrupted" in (city.city.folder / "authority.out").read_text()
