@@ -98,7 +98,7 @@ class Coordinator:
     _epoch_number: int = 0
     _epoch: _Epoch | None = None
     _optimizer: ServerOptimizer = field(init=False)
-    _carrier: RoundTransport = field(init=False)
+    _carrier: RoundTransport = field(init=False, repr=False)  # there is none before the first round
     _accumulator: RingVector = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
