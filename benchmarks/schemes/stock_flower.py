@@ -10,6 +10,7 @@ import contextlib
 import datetime as dt
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, StartRunRe
 from flwr.proto.fab_pb2 import Fab
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from schemes.processes import Case, DeploymentRow, growth_of
+from schemes.processes import Case, DeploymentRow, family, growth_of
 
 from server.superlink import SuperLink
 from tests.deployment.running_city import ENVIRONMENT, free_ports, wait_until
@@ -91,11 +92,13 @@ def _program(folder: Path, name: str, *arguments: str) -> Iterator[subprocess.Po
     try:
         yield process
     finally:
+        started = list(family(process.pid)) if process.poll() is None else []
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(30)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
+        for pid in started:  # what Flower starts for a run outlives a SuperLink that is ended in the midst of it
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
 
 
