@@ -11,13 +11,13 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,20 +116,22 @@ def new_folder(parent: Path) -> Path:
 def found(demo: Demo) -> str:
     """Found the city on two free ports of loopback; return its fingerprint."""
     demo.say(f"A city in {demo.folder}")
-    with free_ports() as (fleet, channel):
-        ports = ("--fleet-port", str(fleet), "--channel-port", str(channel))
+    fleet, channel = free_ports()
+    ports = ("--fleet-port", str(fleet), "--channel-port", str(channel))
     printed = demo.server("city", "init", "metropolis", "--host", "127.0.0.1", *ports)
     edit(demo.folder / "authority" / "server.toml", weights=demo.prepared / "models" / "minilm")
     return first_fingerprint(printed)
 
 
-@contextlib.contextmanager
-def free_ports() -> Iterator[tuple[int, int]]:
-    """Hold two ports that nobody uses."""
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        yield one.getsockname()[1], other.getsockname()[1]
+def free_ports() -> tuple[int, int]:
+    """Find two ports that nobody listens on, below those that a system gives to calls: the channel opens much later."""
+    free = []
+    for port in secrets.SystemRandom().sample(range(20_000, 30_000), 1_000):
+        with socket.socket() as probe:
+            if len(free) < 2 and probe.connect_ex(("127.0.0.1", port)) != 0:
+                free.append(port)
+    first, second = free
+    return first, second
 
 
 def join(demo: Demo, name: str, city: str) -> str:

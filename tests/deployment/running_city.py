@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -30,11 +31,13 @@ SEEDS = {name: 7 + index for index, name in enumerate(FOUR)}
 
 
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    """Ports that nobody listens on, below those that a system gives to calls: a channel opens long after this."""
+    ports: list[int] = []
+    for port in secrets.SystemRandom().sample(range(20_000, 30_000), 1_000):
+        with socket.socket() as probe:
+            if len(ports) < count and probe.connect_ex(("127.0.0.1", port)) != 0:
+                ports.append(port)
+    return ports
 
 
 def wait_until(met: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:

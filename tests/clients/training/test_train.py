@@ -294,6 +294,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_the_preflight_is_asked_once_for_a_kind_of_model(weights: Path, full: ModelSpec) -> None:
+    _CHECKED.clear()  # whatever other tests have trained in this process
     # A second round may not cost another preflight: it would take a third of a head's round.
     for spec in (HASHED, full):
         train(settings(model=spec, weights=weights, steps=1), UnsafeSeededSource(19), weights=weights)
