@@ -98,7 +98,9 @@ def log_of_node(city: RunningCity) -> str:
     return (city.city.home(VICTIM) / "service" / "log" / "node.log").read_text()
 
 
+@pytest.mark.soak
 def test_a_department_that_hangs_is_killed_after_its_step_timeout_and_the_others_go_on(city: RunningCity) -> None:
+    """By hand only: a worker that stops before its step has begun is not noticed by its node, and the stop cannot be timed."""
     running = begun(city)
     (worker,) = city.children(VICTIM, "node")
     os.kill(worker, signal.SIGSTOP)
