@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from server.records import RoundSummary
 from server.release import write_tensors
-from server.replay import ReplayingTransport, RoundLog
+from server.replay import LONG_BYTES, ReplayingTransport, RoundLog
 from shared.codec import Encoded, Record, decode, encode
 from shared.errors import JournalError
 from shared.identity import DepartmentId, Signed
@@ -105,14 +105,15 @@ class CheckpointFolder:
 
     Args:
         folder: made when the first state is saved.
+        long_bytes: length from which a reply lies beside its round's log.
 
     Guarantees:
         A kill at any point leaves the state before or after, entirely. What an open round has received survives a
         kill of the process; what an exchange received survives a power cut, once it has ended.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, long_bytes: int = LONG_BYTES) -> None:
+        self._folder, self._long_bytes = folder, long_bytes
 
     def load(self) -> SavedRun | None:
         """Return the last state that was saved, or None before the first.
@@ -155,7 +156,7 @@ class CheckpointFolder:
     @contextmanager
     def open_round(self, number: int, carrier: Transport) -> Iterator[RoundTransport]:
         """Open the transport of one round; what it received before a kill is not asked for again."""
-        log = RoundLog(self._log(number))
+        log = RoundLog(self._log(number), long_bytes=self._long_bytes)
         try:
             yield ReplayingTransport(carrier, log, number)
         finally:

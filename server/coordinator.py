@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from msgspec.structs import replace
 
-from server.aggregation import mean_update
+from server.aggregation import take_mean
 from server.checkpoint import Checkpoints, NoCheckpoints, Progress, RoundTransport, SavedRun, StandingEpoch
 from server.exchange import NO_ANSWER, encode_once, hand_over
 from server.optimizer import ServerOptimizer
@@ -31,7 +31,6 @@ from server.records import (
 )
 from server.results import RoundResult, RunObserver, RunResult, SilentObserver
 from shared.codec import Record, decode, encode, sha256
-from shared.crypto.stream import RING_DTYPE
 from shared.errors import ProtocolError, RoundAbortedError
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, open_signed, sign_record
 from shared.journal import EntryKind, Journal
@@ -52,7 +51,6 @@ from shared.messages import (
 from shared.parameters import Vector, model_hash, vector_to_bytes
 from shared.plan import Plan
 from shared.privacy.extras import NoisedMetric, noised_metrics
-from shared.secagg.ring import RingVector
 from shared.secagg.server import EpochCollector, RoundCollector
 from shared.secagg.terms import round_terms
 from shared.transport import Transport
@@ -99,12 +97,11 @@ class Coordinator:
     _epoch: _Epoch | None = None
     _optimizer: ServerOptimizer = field(init=False)
     _carrier: RoundTransport = field(init=False, repr=False)  # there is none before the first round
-    _accumulator: RingVector = field(init=False, repr=False)
+    _hashed: tuple[Vector, bytes] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         self._run = self.plan.run_id()
         self._optimizer = ServerOptimizer.start(self.plan.server_optimizer, self.plan.layout.size)
-        self._accumulator = np.empty(self.plan.layout.total_size, dtype=RING_DTYPE)  # of all rounds, one at a time
 
     # --- a run ---------------------------------------------------------------------------------------------
 
@@ -124,7 +121,7 @@ class Coordinator:
             bit for bit: every reply that was received counts as it would have, and nobody trains again.
         """
         self.plan.layout.check(initial_model)
-        if model_hash(initial_model).hex() != self.plan.initial_model_sha256:
+        if self._hash(initial_model).hex() != self.plan.initial_model_sha256:
             raise ProtocolError("initial-model", "The initial model is not the one that the plan names.")
         progress, model = self._begin_or_resume(initial_model)
         del initial_model  # not held any longer than the model of any round
@@ -174,13 +171,13 @@ class Coordinator:
             self._phase(number, "unmask")
             total = self._guarded(collector.unmask)
             survivors = tuple(collector.survivors)
-            optimizer, moved = self._optimizer.step(model, mean_update(total, self.plan, survivors))
+            metrics = noised_metrics(total[self.plan.layout.size :], self.plan, survivors)
+            optimizer, moved = self._optimizer.step(model, take_mean(total, self.plan, survivors))
             if not np.isfinite(moved).all():
                 raise RoundAbortedError("model-not-finite", f"Round {number}: the new model holds NaN or infinity.")
             self._optimizer = optimizer
             # 9 countersigned receipt and audit
             self._phase(number, "close")
-            metrics = noised_metrics(total[self.plan.layout.size :], self.plan, survivors)
             digest = self._close(number, collector, moved, metrics, final=final)
         dropouts = tuple(name for name in epoch.members if name not in survivors)
         if dropouts:
@@ -280,9 +277,9 @@ class Coordinator:
             epoch_id=epoch.collector.epoch_id,
             round_number=number,
             participants=epoch.members,
-            model_hash=model_hash(model),
+            model_hash=self._hash(model),
         )
-        return RoundCollector(terms, self.roster, accumulator=self._accumulator)
+        return RoundCollector(terms, self.roster)
 
     def _collect_updates(self, epoch: _Epoch, collector: RoundCollector, number: int, model: Vector) -> None:
         """Send the model, add each masked vector to the ring sum as it arrives."""
@@ -302,7 +299,7 @@ class Coordinator:
         self, number: int, collector: RoundCollector, model: Vector, metrics: tuple[NoisedMetric, ...], *, final: bool
     ) -> bytes:
         """Sign the round's account once, collect countersignatures, write both down; return the model's hash."""
-        digest = model_hash(model)
+        digest = self._hash(model)
         account = self._carrier.once(
             "account", lambda: encode(self._account(number, collector, digest, metrics, final=final))
         )
@@ -383,6 +380,12 @@ class Coordinator:
         for name in sorted(waiting):
             self._missing(number, step, name, NO_ANSWER)
         return tuple(sorted(taken))
+
+    def _hash(self, model: Vector) -> bytes:
+        """Return the hash of a model; that of the newest one is known, which ends one round and begins the next."""
+        if self._hashed is None or self._hashed[0] is not model:
+            self._hashed = (model, model_hash(model))
+        return self._hashed[1]
 
     def _guarded(self, step: Callable[[], R]) -> R:
         """Turn a protocol failure of the whole round into an abort by name."""

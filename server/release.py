@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import safetensors.numpy
 
 from shared.parameters import Vector
 from shared.plan import Plan
+from shared.private_files import sync_file
 
 
 def write_model(path: Path, vector: Vector, plan: Plan) -> str:
@@ -29,8 +29,7 @@ def write_model(path: Path, vector: Vector, plan: Plan) -> str:
     metadata = {"plan_digest": plan.digest().hex(), "layout_digest": plan.layout.digest().hex()}
     partial = path.with_suffix(".partial")
     digest = write_tensors(partial, tensors, metadata)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(partial)
     partial.replace(path)
     return digest
 

@@ -13,20 +13,27 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
+from server.spool import keep_as
+from shared.channel import CHUNK_BYTES
 from shared.codec import Encoded, Record, decode, encode, sha256
 from shared.errors import ProtocolError, RoundAbortedError
 from shared.identity import DepartmentId
-from shared.private_files import PRIVATE_FILE
+from shared.mapped_file import let_go, map_file
+from shared.private_files import PRIVATE_FILE, sync_file
 from shared.transport import Transport
 
 __all__ = ["ReplayingTransport", "RoundLog"]
 
 _HEADER = struct.Struct("<I")
 _LONGEST_HEADER = 1 << 12
+
+LONG_BYTES: Final = 1 << 18
+"""From this length on a reply whose spool can be given a name beside the log is not copied into it."""
 
 
 class Frame(Record, frozen=True, kw_only=True):
@@ -38,6 +45,7 @@ class Frame(Record, frozen=True, kw_only=True):
         exchange: its number within the round, from 0.
         name: the department of a reply, the name of something kept.
         size: bytes that follow this frame.
+        beside: the name of the file in which they lie instead; none of them follows then.
         checksum: CRC-32 of these, against a power cut; whoever sent them signed them.
         requests: SHA-256 of the requests of an exchange.
     """
@@ -46,6 +54,7 @@ class Frame(Record, frozen=True, kw_only=True):
     exchange: int = 0
     name: str = ""
     size: int = 0
+    beside: str = ""
     checksum: int = 0
     requests: bytes = b""
 
@@ -57,19 +66,30 @@ class _Place:
     frame: Frame
     start: int
 
+    @property
+    def end(self) -> int:
+        """Where the next frame begins."""
+        return self.start + (0 if self.frame.beside else self.frame.size)
+
 
 class RoundLog:
     """The log of one round: one file, appended to; a torn end is cut off when it is opened.
 
+    Long replies lie beside it, in files whose names begin with the log's.
+
     Args:
         path: the file, made with mode 0600 if it is not there.
+        long_bytes: length from which a reply counts as long.
 
     Raises:
         OSError: when the file cannot be read or written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, long_bytes: int = LONG_BYTES) -> None:
+        self._path, self._long_bytes = path, long_bytes
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+        self._writing = ThreadPoolExecutor(1, "round-log")  # to the disk, while the next upload comes in
+        self._written: list[Future[None]] = []
         self._places: dict[tuple[str, int, str], _Place] = {}
         self._end = 0
         for place in self._scan():
@@ -84,11 +104,8 @@ class RoundLog:
     def read(self, kind: str, exchange: int, name: str) -> memoryview | None:
         """Return a piece, mapped from the file, or None if it is not there or not what was written."""
         place = self._places.get((kind, exchange, name))
-        if place is None:
-            return None
-        end = place.start + place.frame.size
-        body = memoryview(mmap.mmap(self._descriptor, end, prot=mmap.PROT_READ))[place.start :]
-        return body if zlib.crc32(body) == place.frame.checksum else None
+        body = None if place is None else self._body(place)
+        return body if place and body is not None and _checksum(body) == place.frame.checksum else None
 
     def mark(self, kind: Literal["asked", "ended"], exchange: int, requests: bytes) -> None:
         """Write that an exchange begins or has ended."""
@@ -96,15 +113,49 @@ class RoundLog:
 
     def keep(self, kind: Literal["reply", "kept"], exchange: int, name: str, body: Encoded) -> None:
         """Write one piece; it survives the process, and the machine once :meth:`sync` has returned."""
-        self._append(Frame(kind=kind, exchange=exchange, name=name, size=len(body), checksum=zlib.crc32(body)), body)
+        beside = self._path.with_name(f"{self._path.name}.{exchange}.{name}")
+        kept = len(body) >= self._long_bytes and keep_as(beside, body)
+        frame = Frame(
+            kind=kind,
+            exchange=exchange,
+            name=name,
+            size=len(body),
+            beside=beside.name if kept else "",
+            checksum=_checksum(body),
+        )
+        self._append(frame, b"" if kept else body)
+        if kept:
+            self._written.append(self._writing.submit(sync_file, beside))
 
     def sync(self) -> None:
-        """Make everything durable."""
+        """Make everything durable.
+
+        Raises:
+            OSError: when the disk did not take something.
+        """
+        beside, self._written = self._written, []
+        for written in beside:
+            written.result()
+        if beside:
+            sync_file(self._path.parent)  # their names
         os.fsync(self._descriptor)
 
     def close(self) -> None:
         """Close the file."""
+        self._writing.shutdown()
         os.close(self._descriptor)
+
+    def _body(self, place: _Place) -> memoryview | None:
+        """Map what belongs to a frame."""
+        frame = place.frame
+        try:
+            if not frame.beside:
+                mapping = mmap.mmap(self._descriptor, place.end, prot=mmap.PROT_READ)
+                return memoryview(mapping)[place.start :]
+            with self._path.with_name(Path(frame.beside).name).open("rb") as file:
+                return map_file(file)
+        except (OSError, ValueError):  # it is not there, or empty
+            return None
 
     def _append(self, frame: Frame, body: Encoded) -> None:
         """Write a frame and what belongs to it at the end of the file."""
@@ -118,7 +169,7 @@ class RoundLog:
         """Index a piece; the newest of its kind counts."""
         frame = place.frame
         self._places[frame.kind, frame.exchange, frame.name] = place
-        self._end = place.start + frame.size
+        self._end = place.end
 
     def _scan(self) -> Iterator[_Place]:
         """Read the frames of what is there, up to the first that is not whole."""
@@ -131,11 +182,11 @@ class RoundLog:
                 frame = decode(os.pread(self._descriptor, length, at + _HEADER.size), Frame)
             except ProtocolError:
                 return
-            start = at + _HEADER.size + length
-            if frame.size < 0 or start + frame.size > size:
+            place = _Place(frame, at + _HEADER.size + length)
+            if frame.size < 0 or place.end > size:
                 return
-            yield _Place(frame, start)
-            at = start + frame.size
+            yield place
+            at = place.end
 
 
 class ReplayingTransport:
@@ -184,6 +235,7 @@ class ReplayingTransport:
             asking = self._ask(waiting, number, timeout_s)
             del waiting
             yield from asking
+            log.sync()  # what came in, before it is said that nothing else did
             log.mark("ended", number, digest)
             log.sync()
 
@@ -216,6 +268,16 @@ def _digest(requests: Mapping[DepartmentId, bytes]) -> bytes:
     """One digest of a batch; a request that goes to several is hashed once."""
     hashes = {id(request): sha256(request) for request in requests.values()}
     return sha256(*(part for name in sorted(requests) for part in (name.encode(), hashes[id(requests[name])])))
+
+
+def _checksum(data: Encoded) -> int:
+    """CRC-32; a part of a mapped file is in memory no longer than it is looked at."""
+    view, checksum = memoryview(data), 0
+    for start in range(0, len(view), CHUNK_BYTES):
+        part = view[start : start + CHUNK_BYTES]
+        checksum = zlib.crc32(part, checksum)
+        let_go(part)
+    return checksum
 
 
 def _write(descriptor: int, data: Encoded, at: int) -> None:

@@ -45,7 +45,6 @@ _STATUS = {
     "session-foreign": grpc.StatusCode.FAILED_PRECONDITION,
     "attached-elsewhere": grpc.StatusCode.FAILED_PRECONDITION,
     "reply-late": grpc.StatusCode.ABORTED,
-    "transfer-digest": grpc.StatusCode.DATA_LOSS,
     "spool-unusable": grpc.StatusCode.UNAVAILABLE,
     "internal-error": grpc.StatusCode.UNAVAILABLE,
 }

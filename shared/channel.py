@@ -1,13 +1,15 @@
 """What travels on the update channel: framed transfers, and every check on them.
 
 Two methods carry everything. ``Attach`` is a department's standing stream on which requests come down; ``Answer``
-takes one reply up. A transfer is one :class:`Start` that says length and digest up front, then :class:`Chunk` after
+takes one reply up. A transfer is one :class:`Start` that says its length up front, then :class:`Chunk` after
 :class:`Chunk` in order. No sockets and no clock here: both ends drive the same checks.
+
+A transfer has no digest of its own: TLS guards it on its way, and what it carries is bound by what is signed. A masked
+vector has the digest and the length of its sender's signed receipt, and a model has the hash in the round's terms.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -55,7 +57,6 @@ class Start(Tagged, frozen=True, kw_only=True):
 
     number: Number
     length: Annotated[int, Meta(ge=1, le=MAX_MESSAGE_BYTES)]
-    digest: Hash
 
 
 class Chunk(Tagged, frozen=True, kw_only=True):
@@ -114,28 +115,26 @@ def largest_request(plan: Plan) -> int:
 
 @dataclass(frozen=True)
 class Payload:
-    """Something to be sent, hashed once however many departments it goes to.
+    """Something to be sent, to however many departments.
 
     Attributes:
         length: bytes.
-        digest: SHA-256 over them.
         read: returns the bytes from an offset on, as many as asked for or as there are.
     """
 
     length: int
-    digest: bytes
     read: Callable[[int, int], Encoded] = field(repr=False)
 
     @classmethod
     def of(cls, data: Encoded) -> Payload:
         """Describe bytes in memory."""
         view = memoryview(data)
-        return cls(len(view), hashlib.sha256(view).digest(), lambda offset, size: view[offset : offset + size])
+        return cls(len(view), lambda offset, size: view[offset : offset + size])
 
 
 def frames(number: int, payload: Payload) -> Iterator[bytes]:
     """Yield a transfer as encoded frames, one chunk in memory at a time."""
-    yield encode(Start(number=number, length=payload.length, digest=payload.digest))
+    yield encode(Start(number=number, length=payload.length))
     for offset in range(0, payload.length, CHUNK_BYTES):
         data = memoryview(payload.read(offset, CHUNK_BYTES))
         yield encode(Chunk(number=number, offset=offset, data=data))
@@ -174,19 +173,17 @@ class Incoming:
         received: bytes so far.
 
     Guarantees:
-        Once :meth:`finish` has returned, ``write`` got exactly the announced bytes, and their SHA-256 digest is the
-        announced one. ``write`` never gets more bytes than were announced.
+        Once :meth:`finish` has returned, ``write`` got as many bytes as were announced, in order, and never more.
     """
 
     def __init__(self, start: Start, write: Callable[[memoryview], object]) -> None:
         self.start = start
         self.received = 0
         self._write = write
-        self._digest = hashlib.sha256()
 
     @property
     def complete(self) -> bool:
-        """Whether all announced bytes are here; only :meth:`finish` says that they are the right ones."""
+        """Whether all announced bytes are here."""
         return self.received == self.start.length
 
     def take(self, raw: bytes) -> None:
@@ -205,7 +202,6 @@ class Incoming:
             raise ProtocolError("chunk-length", f"A chunk holds from 1 to {CHUNK_BYTES} bytes.")
         if self.received + len(chunk.data) > self.start.length:
             raise ProtocolError("transfer-overrun", f"A transfer goes on after its {self.start.length} bytes.")
-        self._digest.update(chunk.data)
         self._write(chunk.data)
         self.received += len(chunk.data)
 
@@ -213,12 +209,10 @@ class Incoming:
         """Check that the transfer is whole.
 
         Raises:
-            ProtocolError: ``transfer-unfinished``, ``transfer-digest``.
+            ProtocolError: ``transfer-unfinished``.
         """
         if not self.complete:
             raise ProtocolError("transfer-unfinished", f"A transfer ended before its {self.start.length} bytes.")
-        if self._digest.digest() != self.start.digest:
-            raise ProtocolError("transfer-digest", "A transfer does not have the digest that it was announced with.")
 
 
 class _Kind(msgspec.Struct):

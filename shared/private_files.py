@@ -61,15 +61,23 @@ def replacing_private_file(path: Path) -> Iterator[Path]:
     os.close(descriptor)
     try:
         yield Path(name)
-        with Path(name).open("rb") as file:  # opened anew: the writer may have put another file there
-            os.fsync(file.fileno())
+        sync_file(Path(name))  # opened anew: the writer may have put another file there
         Path(name).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             Path(name).unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_file(path.parent)  # the rename too
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable, or the names in a folder.
+
+    Raises:
+        OSError: if it cannot be opened, or its content not be written.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename too
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

@@ -122,7 +122,7 @@ class Costs:
 def play(city: City, memory: Memory, dropped: int, costs: Costs) -> NDArray[np.float64]:
     """Run one round through real messages and return the decoded sum."""
     terms, staying = city.terms(memory.size), len(city.names) - dropped
-    collector = RoundCollector(terms, city.roster, accumulator=memory.ring)
+    collector = RoundCollector(terms, city.roster)
     server, hashing = Meter(), 0.0
     states: dict[str, Any] = {}
     for index, name in enumerate(city.names):

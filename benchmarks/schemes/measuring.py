@@ -73,13 +73,12 @@ class Memory:
     size: int
     update: Vector = field(init=False)
     masked: RingVector = field(init=False)
-    ring: RingVector = field(init=False)
     decoded: NDArray[np.float64] = field(init=False)
     exact: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
         self.update = np.ones(self.size, dtype=np.float32)
-        self.masked, self.ring = np.ones(self.size, dtype=RING_DTYPE), np.ones(self.size, dtype=RING_DTYPE)
+        self.masked = np.ones(self.size, dtype=RING_DTYPE)
         self.decoded, self.exact = np.ones(self.size), np.ones(self.size)
 
     def draw(self, client: int) -> Vector:

@@ -11,6 +11,7 @@ import numpy as np
 
 from shared.crypto.keys import context
 from shared.crypto.stream import CHUNK_WORDS, RING_DTYPE, KeyStream, Scratch
+from shared.mapped_file import let_go
 from shared.parameters import Vector
 from shared.secagg.ring import RingVector
 
@@ -32,17 +33,20 @@ def add_hashed(total: RingVector, upload: memoryview, *, first: bool) -> bytes:
 
     Args:
         total: shape (dimension,), dtype uint32.
-        upload: 4 * dimension bytes, little-endian; faster where they are aligned.
+        upload: 4 * dimension bytes, little-endian; faster where they are aligned. What was added of a mapped file is
+            let go of.
         first: overwrite what ``total`` holds instead of adding to it.
     """
     digest, words = vector_hash(), np.frombuffer(upload, dtype=RING_DTYPE)
     for part in _cuts(0, total.size, CHUNK_WORDS):
-        digest.update(upload[4 * part.start : 4 * part.stop])  # which brings them into the cache
+        raw = upload[4 * part.start : 4 * part.stop]
+        digest.update(raw)  # which brings them into the cache
         chunk = total[part]
         if first:
             chunk[:] = words[part]
         else:
             chunk += words[part]
+        let_go(raw)
     return digest.digest()
 
 

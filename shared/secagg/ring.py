@@ -154,7 +154,7 @@ class RingSum:
     goes over a slice at a time.
 
     Attributes:
-        words: shape (dimension,), dtype uint32; the next round may overwrite them.
+        words: shape (dimension,), dtype uint32; whoever has the sum may write over them.
         bits: fraction bits.
     """
 

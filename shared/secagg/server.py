@@ -134,21 +134,15 @@ class RoundCollector:
     Args:
         terms: what all participants must have agreed on.
         roster: the roster in force; it lists all participants.
-        accumulator: memory for the ring sum that no live round uses, shape (dimension,), dtype uint32; what it
-            holds is overwritten, and in the end it holds the unmasked sum. Fresh memory costs more than adding the
-            uploads does, so rounds hand it on.
     """
 
-    def __init__(self, terms: RoundTerms, roster: Roster, *, accumulator: RingVector | None = None) -> None:
+    def __init__(self, terms: RoundTerms, roster: Roster) -> None:
         if not set(terms.participants) <= set(roster.members):
             raise ValueError("every participant is on the roster")
         self.terms = terms
         self._sid = terms.sid()
         self._roster = roster
-        total = np.empty(terms.dimension, dtype=RING_DTYPE) if accumulator is None else accumulator
-        if total.shape != (terms.dimension,) or total.dtype != RING_DTYPE:
-            raise ValueError(f"the accumulator is uint32 of shape ({terms.dimension},)")
-        self._total: RingVector = total
+        self._total: RingVector = np.empty(terms.dimension, dtype=RING_DTYPE)  # takes up memory with the first upload
         self._signed: dict[str, Signed] = {}
         self._receipts: dict[str, Receipt] = {}
         self._envelopes: dict[str, dict[str, bytes]] = {}
@@ -313,7 +307,7 @@ class RoundCollector:
         """Reconstruct the seeds from any t answers and remove their streams.
 
         Returns:
-            The sum over the survivors of their encoded vectors, in the memory of the accumulator.
+            The sum over the survivors of their encoded vectors; its memory is the caller's from now on.
 
         Raises:
             RuntimeError: the sum was unmasked already.

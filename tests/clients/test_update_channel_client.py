@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from clients.update_channel import Patience, Stop
-from shared.channel import CHUNK_BYTES, Limits, Payload
+from shared.channel import CHUNK_BYTES, Limits
+from shared.codec import sha256
 from shared.identity import DepartmentId
 from tests.channel_city import HOST, RUN, SMALL, ChannelCity, Gate, beside, emptied, open_channel
 from tests.cutting_proxy import CuttingProxy
@@ -54,8 +55,8 @@ def test_a_request_cut_midway_is_sent_again(city: ChannelCity) -> None:
     request = bytes(range(256)) * (4 * CHUNK_BYTES // 256)
     with CuttingProxy(city.channel.port) as proxy:
         proxy.cut_down_after(2 * CHUNK_BYTES)
-        city.serve("health", ticket, lambda data: Payload.of(data).digest, address=f"{HOST}:{proxy.port}")
-        assert city.ask({"health": request}) == {"health": Payload.of(request).digest}
+        city.serve("health", ticket, sha256, address=f"{HOST}:{proxy.port}")
+        assert city.ask({"health": request}) == {"health": sha256(request)}
         assert proxy.cuts == 1
 
 

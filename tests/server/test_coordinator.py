@@ -182,18 +182,6 @@ def test_a_department_that_misses_the_epoch_is_left_out_and_asked_again_in_the_n
     assert [item.survivors for item in result.rounds] == [others, others]
 
 
-def test_all_rounds_add_up_in_the_same_memory(tmp_path: Path) -> None:
-    with open_city(tmp_path) as city:
-        coordinator = city.coordinator(InMemoryTransport(city.peers))
-        memory = coordinator._accumulator
-        memory.fill(12345)  # what an earlier round left
-        result = coordinator.run(city.basis.initial)
-        assert coordinator._accumulator is memory
-        assert not (memory == 12345).any()
-    with open_city(tmp_path / "fresh") as city:
-        assert city.run().model.tobytes() == result.model.tobytes()
-
-
 # --- aborts --------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import pytest
 from clients.records import StepAnswered
 from server.checkpoint import STATE_FILE, CheckpointFolder, Progress, SavedRun
 from server.results import RunResult
+from server.spool import mapped, open_spool
 from shared.codec import decode
 from shared.errors import CityFedError, JournalError, ProtocolError, RoundAbortedError
 from shared.identity import DepartmentId
@@ -34,11 +35,13 @@ class Mortal:
 
     Attributes:
         dies_at: the point, from 1; 0 for never.
+        spool: folder in which replies lie in files, as those of the update channel do; None for memory.
         requests: what departments were really asked.
     """
 
     carrier: Transport
     dies_at: int = 0
+    spool: Path | None = None
     points: int = 0
     requests: list[bytes] = field(default_factory=list)
 
@@ -49,12 +52,18 @@ class Mortal:
         for name, reply in self.carrier.exchange(requests, timeout_s=timeout_s):
             self.requests.append(requests[name])
             self._point()
-            yield name, reply
+            yield name, reply if self.spool is None else in_a_file(self.spool, reply)
 
     def _point(self) -> None:
         self.points += 1
         if self.points == self.dies_at:
             raise Killed
+
+
+def in_a_file(folder: Path, reply: bytes | memoryview) -> memoryview:
+    with open_spool(folder, len(reply)) as file:
+        file.write(reply)
+        return mapped(file)
 
 
 @dataclass
@@ -73,16 +82,17 @@ def carrier(city: City, faults: tuple[Fault, ...]) -> InMemoryTransport:
     return InMemoryTransport(city.peers, faults)
 
 
-def run(folder: Path, faults: tuple[Fault, ...] = (), dies_at: int = 0) -> Run:
+def run(folder: Path, faults: tuple[Fault, ...] = (), dies_at: int = 0, *, spooled: bool = False) -> Run:
     """Run the small city over a coordinator that dies once, and another one that goes on."""
     folder.mkdir(exist_ok=True)
     with open_city(folder, small_scenario(folder, rounds=2, spare_attempts=1)) as city:
-        mortal = Mortal(carrier(city, faults), dies_at)
+        mortal = Mortal(carrier(city, faults), dies_at, folder if spooled else None)
+        checkpoints = CheckpointFolder(folder / "checkpoint", long_bytes=1)  # the small city's replies are short
         try:
-            result = city.coordinator(mortal, CheckpointFolder(folder / "checkpoint")).run(city.basis.initial)
+            result = city.coordinator(mortal, checkpoints).run(city.basis.initial)
         except Killed:
             mortal.dies_at = 0
-            result = city.coordinator(mortal, CheckpointFolder(folder / "checkpoint")).run(city.basis.initial)
+            result = city.coordinator(mortal, checkpoints).run(city.basis.initial)
         asked = [request for request in mortal.requests if isinstance(decode_request(request), UpdateRequest)]
         answered = {name: answers(city, name) for name in FOUR}
         resumed = len([*city.world.authority_journal.entries(kind=EntryKind.RESUMED)])
@@ -126,6 +136,11 @@ def test_there_are_many_points_to_die_at(whole: Run, whole_with_a_dropout: Run) 
 @pytest.mark.parametrize("dies_at", [1, 3, 7, 12, 15, 18, 21, 24, 31, 40])
 def test_a_run_killed_anywhere_ends_with_the_same_model(tmp_path: Path, whole: Run, dies_at: int) -> None:
     check(run(tmp_path, dies_at=dies_at), whole)
+
+
+@pytest.mark.parametrize("dies_at", [10, 14, 40])
+def test_a_run_whose_uploads_lie_in_files_ends_with_the_same_model(tmp_path: Path, whole: Run, dies_at: int) -> None:
+    check(run(tmp_path, dies_at=dies_at, spooled=True), whole)
 
 
 @pytest.mark.parametrize("dies_at", [12, 16, 18, 19, 22, 25])

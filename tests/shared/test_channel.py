@@ -42,7 +42,7 @@ def receive(sent: Iterable[bytes], *, max_bytes: int = 1 << 24) -> bytes:
 
 def pieces(*cuts: tuple[int, int, int], number: int = 7) -> list[bytes]:
     """A start for DATA and the chunks (number, offset, length) of it."""
-    start = encode(Start(number=number, length=len(DATA), digest=Payload.of(DATA).digest))
+    start = encode(Start(number=number, length=len(DATA)))
     return [start, *(encode(Chunk(number=n, offset=at, data=memoryview(DATA)[at : at + m])) for n, at, m in cuts)]
 
 
@@ -65,7 +65,6 @@ def test_a_transfer_arrives_whole(data: bytes, megabytes: int) -> None:
         (lambda: pieces((7, 0, 0)), "chunk-length"),
         (lambda: [*pieces(), encode(Chunk(number=7, offset=0, data=memoryview(bytes(CHUNK_BYTES + 1))))], "chunk-length"),
         (lambda: [*pieces((7, 0, 5120)), encode(Chunk(number=7, offset=5120, data=memoryview(b"x")))], "transfer-overrun"),
-        (lambda: [*pieces(), encode(Chunk(number=7, offset=0, data=memoryview(bytes(5120))))], "transfer-digest"),
         (lambda: [*pieces(), *pieces()], "message-malformed"),
         (lambda: [*pieces(), bytes(MAX_FRAME_BYTES + 1)], "message-too-large"),
         (lambda: pieces(number=6), "reply-late"),
@@ -90,7 +89,7 @@ def test_a_long_transfer_is_refused_by_its_announcement() -> None:
 @pytest.mark.parametrize("length", [0, -1, 1 << 31])
 def test_a_start_says_a_length_that_some_message_can_have(length: int) -> None:
     with pytest.raises(ProtocolError) as caught:
-        read_start(encode(Start(number=7, length=length, digest=bytes(32))), max_bytes=1 << 40)
+        read_start(encode(Start(number=7, length=length)), max_bytes=1 << 40)
     assert caught.value.code == "message-malformed"
 
 
@@ -111,7 +110,7 @@ def test_only_an_update_may_be_as_long_as_the_model() -> None:
         run=bytes(32), epoch=1, round=1, participants=("a",), model=memoryview(bytes(4000)), seals={}
     )
     assert LIMITS.reply_bytes(encode(request)) == 1000
-    for other in (b"", b"\xc1", b"\x80", encode(Start(number=1, length=1, digest=bytes(32)))):
+    for other in (b"", b"\xc1", b"\x80", encode(Start(number=1, length=1))):
         assert LIMITS.reply_bytes(other) == 100
 
 

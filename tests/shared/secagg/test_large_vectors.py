@@ -142,32 +142,11 @@ def test_a_server_lets_go_of_an_upload_once_it_is_added(four_departments: Any) -
     assert memory.highest > RING_BYTES
 
 
-def test_rounds_hand_their_memory_on(four_departments: Any) -> None:
-    accumulator = np.full(DIMENSION, 77, dtype=RING_DTYPE)
-    for _ in range(2):
-        play = Play(four_departments)
-        with allocated() as memory:
-            collector = RoundCollector(play.terms, four_departments.roster, accumulator=accumulator)
-        assert memory.highest < SLACK
-        exact = np.zeros(DIMENSION)
-        for number, name in enumerate(play.terms.participants):
-            vector = vector_of(number)
-            exact += vector
-            collector.receive_update(name, play.mask(name, vector))
-        play.finish(collector)
-        with allocated() as memory:
-            found = collector.unmask()
-        assert memory.highest < SLACK
-        assert found.words is accumulator
-        assert np.abs(found[:] - exact).max() <= 4 * 2.0 ** -(play.terms.fraction_bits + 1)
-
-
 @pytest.mark.parametrize("broken_at", [0, 2])
 def test_an_upload_that_is_not_the_signed_one_leaves_no_trace_in_the_sum(four_departments: Any, broken_at: int) -> None:
     dimension = CHUNK_WORDS + 5
     play = Play(four_departments, dimension)
-    junk = np.full(dimension, 12345, dtype=RING_DTYPE)
-    collector = RoundCollector(play.terms, four_departments.roster, accumulator=junk)
+    collector = RoundCollector(play.terms, four_departments.roster)
     ring = np.zeros(dimension, dtype=RING_DTYPE)
     for number, name in enumerate(play.terms.participants):
         vector = vector_of(number, dimension)
@@ -182,14 +161,6 @@ def test_an_upload_that_is_not_the_signed_one_leaves_no_trace_in_the_sum(four_de
         collector.receive_update(name, update)
     play.finish(collector)
     assert np.array_equal(collector.unmask().words, ring)
-
-
-def test_memory_of_another_shape_or_type_is_refused(four_departments: Any) -> None:
-    play = Play(four_departments, 5)
-    wrong: Any
-    for wrong in (np.zeros(4, dtype=RING_DTYPE), np.zeros(5, dtype=np.int64)):
-        with pytest.raises(ValueError, match="accumulator"):
-            RoundCollector(play.terms, four_departments.roster, accumulator=wrong)
 
 
 @pytest.mark.parametrize("offset", [0, 1])
