@@ -26,7 +26,7 @@ from clients.training.train import Trainer
 from clients.update_channel import Patience, Stop, serve_channel
 from clients.worker import BUSY, CLOSED, FAILED, IDLE, REFUSED
 from shared.channel import Ticket, largest_request
-from shared.codec import decode
+from shared.codec import Encoded, decode
 from shared.errors import CityFedError
 from shared.logs import log_json
 
@@ -97,7 +97,7 @@ class Attendant:
         tls = load_tls(self.config_path, config, now=_now())
         participant = self._of_run(ticket.run)
 
-        def handle(request: bytes) -> bytes:
+        def handle(request: Encoded) -> bytes:
             """Answer one request, and let the node know for how long."""
             self.pipe.send_bytes(BUSY)
             reply = participant.handle(request)

@@ -20,7 +20,7 @@ from clients.training.noise import RandomSource
 from clients.training.train import Trainer, settings_of
 from policies.evaluate import evaluate
 from policies.facts import Facts, Phase
-from shared.codec import encode, sha256
+from shared.codec import Encoded, encode, sha256
 from shared.crypto.keys import Entropy
 from shared.crypto.stream import RING_DTYPE
 from shared.errors import (
@@ -118,7 +118,7 @@ class Participant:
 
     # --- the door ------------------------------------------------------------------------------------------
 
-    def handle(self, request: bytes) -> bytes:
+    def handle(self, request: Encoded) -> bytes:
         """Answer one request; every error is a refusal and an audit entry, never an exception.
 
         Guarantees:

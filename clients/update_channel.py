@@ -6,7 +6,6 @@ the announced ones, and begins again where a connection broke.
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from threading import Event, RLock
 
 import grpc
+import numpy as np
 
 from shared.certificates import TlsFiles
 from shared.channel import (
@@ -31,7 +31,7 @@ from shared.channel import (
     frames,
     read_start,
 )
-from shared.codec import encode
+from shared.codec import Encoded, encode
 from shared.errors import ProtocolError
 
 _LOG = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class _Outbox:
 def serve_channel(
     address: str,
     tls: TlsFiles,
-    handle: Callable[[bytes], bytes],
+    handle: Callable[[memoryview], Encoded],
     *,
     ticket: Ticket,
     max_request_bytes: int,
@@ -165,7 +165,7 @@ class _Link:
 
     def serve(
         self,
-        handle: Callable[[bytes], bytes],
+        handle: Callable[[memoryview], Encoded],
         outbox: list[_Outbox],
         *,
         max_request_bytes: int,
@@ -202,17 +202,21 @@ class _Link:
         outbox.clear()
 
 
-def _receive(start: Start, call: Iterator[bytes]) -> bytes:
+def _receive(start: Start, call: Iterator[bytes]) -> memoryview:
     """Take the rest of one request in."""
-    buffer = io.BytesIO()
-    transfer = Incoming(start, buffer.write)
+    buffer = np.empty(start.length, dtype=np.uint8).data  # of large pages, which a growing one is not
+
+    def write(data: memoryview) -> None:
+        buffer[transfer.received : transfer.received + len(data)] = data
+
+    transfer = Incoming(start, write)
     while not transfer.complete:
         raw = next(call, None)
         if raw is None:
             break
         transfer.take(raw)
     transfer.finish()
-    return buffer.getvalue()
+    return buffer
 
 
 @contextmanager

@@ -216,7 +216,7 @@ class Refusal(Tagged, frozen=True, kw_only=True):
 Reply = AdvertReply | SealReply | MaskedUpdate | ConfirmReply | Reveal | CloseReply | Refusal
 
 
-def decode_request(data: bytes) -> Request:
+def decode_request(data: Encoded) -> Request:
     """Decode what a department receives.
 
     Raises:

@@ -117,7 +117,7 @@ class ChannelCity:
                 serve_channel(
                     address or self.address,
                     files or self.files[name],
-                    handle,
+                    lambda request: handle(bytes(request)),
                     ticket=ticket,
                     max_request_bytes=max_request_bytes,
                     stop=stop,

@@ -69,12 +69,17 @@ def forget_peak(pid: int | str = "self") -> None:
 
 
 def family(pid: int) -> Iterator[int]:
-    """Yield a process and all that descend from it."""
+    """Yield a process and all that descend from it, but for copies that have not begun their own program yet.
+
+    Such a copy shares the memory of its parent, which would be counted twice.
+    """
     yield pid
     with contextlib.suppress(OSError):
+        program = Path(f"/proc/{pid}/cmdline").read_bytes()
         for thread in Path(f"/proc/{pid}/task").iterdir():
             for child in (thread / "children").read_text().split():
-                yield from family(int(child))
+                if Path(f"/proc/{child}/cmdline").read_bytes() != program:
+                    yield from family(int(child))
 
 
 @dataclass

@@ -76,3 +76,9 @@ def test_a_process_that_loads_flower_reads_none_of_the_callers_settings(tmp_path
     }
     assert (made["FLWR_TELEMETRY_ENABLED"], made["FLWR_HOME"], made["HOME"]) == ("0", str(tmp_path), "/h")
     assert made["NO_PROXY"] == made["no_proxy"] == "a,127.0.0.1"
+
+
+def test_what_the_caller_asked_of_the_c_library_is_kept(tmp_path: Path) -> None:
+    made = environment({"GLIBC_TUNABLES": "glibc.malloc.check=3"}, tmp_path)
+    assert made["GLIBC_TUNABLES"] == "glibc.malloc.check=3:glibc.malloc.hugetlb=1"
+    assert environment({}, tmp_path)["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
