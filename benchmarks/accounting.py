@@ -7,19 +7,15 @@ shared cap, `prv` Opacus' accountant. Every cell has a process of its own, so no
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import importlib.metadata
-import json
 import multiprocessing
-import os
-import platform
 import random
-import sys
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from schemes.report import Target, at_most, options_of, report
 
 from shared.privacy.accountant import MechanismEvent, epsilon, filter_epsilon
 
@@ -88,48 +84,28 @@ def table(*, quick: bool) -> Iterator[Row]:
                 yield pool.apply(measure, (runs, method))
 
 
-def targets(rows: list[Row]) -> list[dict[str, object]]:
+def targets(rows: Sequence[Row]) -> list[Target]:
     """Hold the run against what it must show."""
     (row,) = (row for row in rows if (row.runs, row.method) == (TARGET_RUNS, "pld"))
-    value = row.import_s + row.cpu_s
     what = f"{TARGET_RUNS} unlike runs quoted in CPU seconds, the library's import included"
-    return [{"what": what, "value": value, "limit": TARGET_S, "met": value <= TARGET_S}]
+    return [at_most(what, row.import_s + row.cpu_s, TARGET_S)]
 
 
-def machine() -> dict[str, object]:
-    """Describe the machine and the libraries, and nothing that names it."""
-    about: dict[str, object] = {
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 1),
-    }
-    return about | {name: importlib.metadata.version(name) for name in ("dp-accounting", "opacus", "scipy")}
-
-
-HEADINGS = "| runs | method | import s | CPU s | epsilon |\n|--:|---|--:|--:|--:|"
-
-
-def line(row: Row) -> str:
+def cells(row: Row) -> list[object]:
     """Write a row of the table."""
-    return f"| {row.runs} | {row.method} | {row.import_s:.2f} | {row.cpu_s:.3f} | {row.epsilon:.4f} |"
+    return [row.runs, row.method, f"{row.import_s:.2f}", f"{row.cpu_s:.3f}", f"{row.epsilon:.4f}"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="histories of 6 and 36 runs, under a minute")
-    parser.add_argument("--json", action="store_true", help="print one JSON object with machine, targets and rows")
-    options = parser.parse_args()
-    about, rows = machine(), []
-    if not options.json:
-        print(json.dumps(about), HEADINGS, sep="\n")
-    for row in table(quick=options.quick):
-        rows.append(row)
-        print(line(row), file=sys.stderr if options.json else sys.stdout, flush=True)
-    if options.json:
-        print(json.dumps({"machine": about, "targets": targets(rows), "rows": [asdict(row) for row in rows]}, indent=1))
-        return
-    for target in targets(rows):
-        print(f"{'met' if target['met'] else 'MISSED'}: {target['what']}: {target['value']:.3g} ({target['limit']})")
+    options = options_of(__doc__, "histories of 6 and 36 runs, under a minute")
+    report(
+        table(quick=options.quick),
+        as_json=options.json,
+        headings=("runs", "method", "import s", "CPU s", "epsilon"),
+        cells=cells,
+        targets=targets,
+        libraries=("dp-accounting", "opacus", "scipy"),
+    )
 
 
 if __name__ == "__main__":

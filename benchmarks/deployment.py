@@ -6,50 +6,64 @@ nobody trains. With `--channel` there is a row of the update channel alone, with
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import tempfile
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the city is started as the tests start theirs
 
 from schemes import channel, deployed, stock_flower
 from schemes.processes import Case, DeploymentRow
+from schemes.report import Target, at_least, options_of, report
 
 SMALL = 4096
 LARGE = 25_000_000  # float32: 100 MB
 
 
-def measure(*, quick: bool, alone: bool) -> list[DeploymentRow]:
+def measure(*, quick: bool, alone: bool) -> Iterator[DeploymentRow]:
     """Measure one system after the other, and the update channel ``alone`` if that is asked for."""
     cases = [
         Case(name="small", size=SMALL, rounds=3 if quick else 10),
         Case(name="100MB", size=LARGE, rounds=2 if quick else 5),
     ]
     with tempfile.TemporaryDirectory() as folder:
-        ours, peer = (scheme.rows(Path(folder), cases) for scheme in (deployed, stock_flower))
-    return [*ours, *peer, *(channel.rows([LARGE], rounds=cases[-1].rounds) if alone else ())]
+        for scheme in (deployed, stock_flower):
+            yield from scheme.rows(Path(folder), cases)
+    if alone:
+        yield from channel.rows([LARGE], rounds=cases[-1].rounds)
+
+
+def targets(rows: Sequence[DeploymentRow]) -> list[Target]:
+    """Hold the run against what it must show."""
+    by = {(row.system, row.case): row for row in rows}
+    ours, theirs = ({case: by[system, case] for case in ("small", "100MB")} for system in ("cityfed", "flower"))
+    faster = theirs["small"].round_overhead_s / ours["small"].round_overhead_s
+    throughput = ours["100MB"].mb_per_s / theirs["100MB"].mb_per_s
+    growth = theirs["100MB"].server_growth_mib / ours["100MB"].server_growth_mib
+    return [
+        at_least("small model: times less overhead of a round than stock Flower", faster, 2.5),
+        at_least("100 MB: times the throughput of stock Flower", throughput, 10),
+        at_least("100 MB: times less memory growth over idle than stock Flower", growth, 5),
+    ]
+
+
+def cells(row: DeploymentRow) -> list[object]:
+    """Write a row of the table."""
+    numbers = f"{row.round_overhead_s:.3g}", f"{row.mb_per_s:.3g}", f"{row.server_growth_mib:,.0f}"
+    return [row.system, row.case, row.rounds, *numbers]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--channel", action="store_true", help="measure the update channel alone, too")
-    parser.add_argument("--json", action="store_true", help="print one JSON object with load and rows")
-    options = parser.parse_args()
-    load = [round(os.getloadavg()[0], 1)]
-    rows = measure(quick=options.quick, alone=options.channel)
-    load.append(round(os.getloadavg()[0], 1))
-    if options.json:
-        print(json.dumps({"load": load, "rows": [asdict(row) for row in rows]}, indent=1))
-        return
-    print("| system | case | rounds | round s | MB/s | server growth MiB |", "|---|---|--:|--:|--:|--:|", sep="\n")
-    for row in rows:
-        cells = (f"{row.rounds}", f"{row.round_overhead_s:.2f}", f"{row.mb_per_s:.3g}", f"{row.server_growth_mib:.0f}")
-        print(f"| {row.system} | {row.case} | {' | '.join(cells)} |")
+    options = options_of(__doc__, "fewer rounds, about five minutes", channel="measure the update channel alone, too")
+    report(
+        measure(quick=options.quick, alone=options.channel),
+        as_json=options.json,
+        headings=("system", "case", "rounds", "round s", "MB/s", "server growth MiB"),
+        cells=cells,
+        targets=targets,
+        libraries=("flwr", "grpcio"),
+    )
 
 
 if __name__ == "__main__":

@@ -7,17 +7,11 @@ On a CPU torch has one thread and times are CPU seconds; on CUDA they are second
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
-import json
 import multiprocessing
-import os
-import platform
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
-from schemes.training import PASSES, Row, Work, measure, processor
+from schemes.report import Target, at_least, at_most, options_of, report
+from schemes.training import PASSES, Row, Work, measure
 
 from shared.errors import SetupError
 from simulation.home import find_home
@@ -52,63 +46,38 @@ def table(*, batch: int, turns: int) -> Iterator[Row]:
                 yield sorted(rows, key=lambda row: row.samples_per_cpu_s)[turns // 2]
 
 
-def targets(rows: Sequence[Row]) -> list[dict[str, object]]:
+def targets(rows: Sequence[Row]) -> list[Target]:
     """Hold the run against what it must show."""
     speed = {(row.engine, row.trainable, row.sequence_length): row.samples_per_cpu_s for row in rows}
-    found: list[dict[str, object]] = []
-
-    def judge(what: str, value: float, limit: float, *, at_least: bool) -> None:
-        met = value >= limit if at_least else value <= limit
-        found.append({"what": what, "value": value, "limit": limit, "met": met})
-
+    found: list[Target] = []
     for length, faster, slower in ((64, 1.3, 1.5), (128, 1.5, 1.25)):
         ours, plain = speed["bookkeeping", "full", length], speed["non-private", "full", length]
         best = max(speed["opacus-hooks", "full", length], speed["opacus-ghost", "full", length])
-        judge(f"full, {length} tokens: times the speed of the best Opacus mode", ours / best, faster, at_least=True)
-        judge(f"full, {length} tokens: times the time of non-private training", plain / ours, slower, at_least=False)
+        found.append(at_least(f"full, {length} tokens: times the speed of the best Opacus mode", ours / best, faster))
+        found.append(at_most(f"full, {length} tokens: times the time of non-private training", plain / ours, slower))
     for length in LENGTHS:
         ratio = speed["non-private", "lora", length] / speed["bookkeeping", "lora", length]
-        judge(f"LoRA, {length} tokens: times the time of non-private LoRA", ratio, 1.1, at_least=False)
+        found.append(at_most(f"LoRA, {length} tokens: times the time of non-private LoRA", ratio, 1.1))
     return found
 
 
-def machine() -> dict[str, object]:
-    """Describe the hardware and the libraries, and nothing that names the machine."""
-    about: dict[str, object] = {
-        "cpu": processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 1),
-    }
-    return about | {name: importlib.metadata.version(name) for name in ("torch", "opacus", "transformers")}
-
-
-HEADINGS = "| trainable | tokens | engine | dtype | samples a CPU second | peak MiB |\n|---|--:|---|---|--:|--:|"
-
-
-def line(row: Row) -> str:
+def cells(row: Row) -> list[object]:
     """Write a row of the table."""
-    cells = [row.trainable, row.sequence_length, row.engine, row.dtype]
-    return f"| {' | '.join(map(str, cells))} | {row.samples_per_cpu_s:,.1f} | {row.peak_mib:,.0f} |"
+    speed = f"{row.samples_per_cpu_s:,.1f}"
+    return [row.trainable, row.sequence_length, row.engine, row.dtype, speed, f"{row.peak_mib:,.0f}"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="batches of 16 and one turn, about two minutes")
-    parser.add_argument("--json", action="store_true", help="print one JSON object with machine, targets and rows")
-    options = parser.parse_args()
-    about, rows = machine(), []
-    if not options.json:
-        print(json.dumps(about), HEADINGS, sep="\n")
+    options = options_of(__doc__, "batches of 16 and one turn, about two minutes")
     batch, turns = (QUICK_BATCH, QUICK_TURNS) if options.quick else (FULL_BATCH, FULL_TURNS)
-    for row in table(batch=batch, turns=turns):
-        rows.append(row)
-        print(line(row), file=sys.stderr if options.json else sys.stdout, flush=True)
-    if options.json:
-        print(json.dumps({"machine": about, "targets": targets(rows), "rows": [asdict(row) for row in rows]}, indent=1))
-        return
-    for target in targets(rows):
-        print(f"{'met' if target['met'] else 'MISSED'}: {target['what']}: {target['value']:.3g} ({target['limit']})")
+    report(
+        table(batch=batch, turns=turns),
+        as_json=options.json,
+        headings=("trainable", "tokens", "engine", "dtype", "samples a CPU second", "peak MiB"),
+        cells=cells,
+        targets=targets,
+        libraries=("torch", "opacus", "transformers"),
+    )
 
 
 if __name__ == "__main__":
