@@ -211,6 +211,4 @@ def test_the_report_says_what_is_not_promised_in_the_same_words() -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_no_page_names_a_machine_of_ours(path: Path) -> None:
-    text = path.read_text()
-    for word in ("/home/", "/root/", "/tmp/", "localhost", "127.0.0.1"):
-        assert word not in text, word
+    assert not re.findall(r"/(?:home|root|tmp)/|localhost|127\.0\.0\.1", path.read_text())

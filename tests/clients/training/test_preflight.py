@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import BertConfig, BertModel
 
 from clients.training.clipping import Loss
+from clients.training.engines import CANDIDATES
 from clients.training.preflight import check_model, choose_engine, synthetic_units
 from shared.errors import ConfigError
 from shared.plan import ModelSpec
@@ -117,7 +118,7 @@ def test_batch_norm_is_refused_unless_frozen_in_eval_mode(engine: str) -> None:
     assert refused(WithBody(nn.BatchNorm1d(256, affine=False, track_running_stats=False).eval())) == "batch-norm"
     assert refused(WithBody(nn.InstanceNorm1d(256, track_running_stats=True))) == "batch-norm"
     frozen = WithBody(nn.BatchNorm1d(256).eval().requires_grad_(requires_grad=False))
-    choose_engine(frozen, synthetic(), per_unit_loss, engine)
+    assert choose_engine(frozen, synthetic(), per_unit_loss, engine) is CANDIDATES[engine][0]
 
 
 def test_an_unknown_trainable_layer_is_refused_by_name(engine: str) -> None:
@@ -217,7 +218,9 @@ class Recomputed(nn.Module):
 
 
 def test_recomputed_activations_are_refused_where_the_gradients_are_not_right(engine: str) -> None:
-    choose_engine(WithBody(Recomputed(reentrant=False)), synthetic(), per_unit_loss, engine)
+    assert (
+        choose_engine(WithBody(Recomputed(reentrant=False)), synthetic(), per_unit_loss, engine) in CANDIDATES[engine]
+    )
     assert refused(WithBody(Recomputed(reentrant=True)), engine=engine) in {"units-coupled", "parameter-unused"}
 
 
@@ -281,7 +284,7 @@ def test_the_encoders_own_position_ids_are_repeated_for_every_unit(weights: Path
         if isinstance(embedding, nn.Embedding):
             embedding.padding_idx = None  # Opacus' rule for embeddings knows no padding
             embedding.requires_grad_(requires_grad=True)
-    choose_engine(model, synthetic(full, weights), per_unit_loss, engine)
+    assert choose_engine(model, synthetic(full, weights), per_unit_loss, engine) is CANDIDATES[engine][0]
 
 
 def test_synthetic_units_have_the_shapes_of_the_data_and_nothing_else(weights: Path, full: ModelSpec) -> None:
