@@ -37,6 +37,7 @@ class ClientConfig(Record, frozen=True, kw_only=True):
         tls_certificate: this department's certificate, once it was admitted.
         fleet: host and port of the authority's Flower gateway.
         channel: host and port of the authority's update channel.
+        shelf: host and port of the authority's shelf.
         plans: folder of signed plans.
         step_timeout_s: how long one request may take before the process that works on it is killed, in seconds.
         health_port: where `up` says on loopback how its processes fare; 0 for nowhere.
@@ -62,6 +63,7 @@ class ClientConfig(Record, frozen=True, kw_only=True):
     tls_certificate: str = "tls.crt"
     fleet: str = ""
     channel: str = ""
+    shelf: str = ""
     plans: str = "plans"
     step_timeout_s: float = 3600.0
     health_port: int = 0

@@ -179,20 +179,33 @@ def _gateway(patient: Patient) -> tuple[str, str]:
 
 
 def _channel(patient: Patient) -> tuple[str, str]:
-    """The update channel, by both sides' certificates; it is open only while a run goes on."""
+    """The update channel; it is open only while a run goes on."""
+    address = patient.config.channel
+    try:
+        return _door(patient, address)
+    except ConnectionRefusedError:
+        return f"{address} is closed, as it is between runs", ""
+
+
+def _shelf(patient: Patient) -> tuple[str, str]:
+    """The authority's shelf, which is always open."""
+    if not patient.config.shelf:
+        return "not named", f"Enter host and port of the authority's shelf in {patient.path} (`shelf`)."
+    return _door(patient, patient.config.shelf)
+
+
+def _door(patient: Patient, address: str) -> tuple[str, str]:
+    """Whether the authority listens at an address, by both sides' certificates."""
     folder, config = patient.path.parent, patient.config
-    host, _, port = config.channel.rpartition(":")
+    host, _, port = address.rpartition(":")
     trusted = ssl.create_default_context(cafile=str(folder / config.city_ca))
     trusted.load_cert_chain(folder / config.tls_certificate, folder / config.tls_key)
     trusted.set_alpn_protocols(["h2"])
-    try:
-        with (
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_S) as plain,
-            trusted.wrap_socket(plain, server_hostname=host.strip("[]")),
-        ):
-            return f"{config.channel} is open", ""
-    except ConnectionRefusedError:
-        return f"{config.channel} is closed, as it is between runs", ""
+    with (
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_S) as plain,
+        trusted.wrap_socket(plain, server_hostname=host.strip("[]")),
+    ):
+        return f"{address} is open", ""
 
 
 def _processes(patient: Patient) -> tuple[str, str]:
@@ -217,6 +230,7 @@ CHECKS: Final[Mapping[str, Callable[[Patient], tuple[str, str]]]] = {
     "certificate": _certificate,
     "gateway": _gateway,
     "channel": _channel,
+    "shelf": _shelf,
     "processes": _processes,
 }
 """Every check by name, in the order in which they are made."""

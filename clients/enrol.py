@@ -168,6 +168,7 @@ def _new_config(department: str, city: CityFile, identity: IdentityKey, policy_o
         members={department: identity.public.hex()},
         fleet=city.fleet,
         channel=city.channel,
+        shelf=city.shelf,
     )
 
 

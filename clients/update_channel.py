@@ -16,12 +16,12 @@ from threading import Event, RLock
 import grpc
 import numpy as np
 
+from clients.dial import dialled
 from shared.certificates import TlsFiles
 from shared.channel import (
     ANSWER,
     ATTACH,
     ATTACHED,
-    MAX_FRAME_BYTES,
     SERVICE,
     TICKET_KEY,
     Incoming,
@@ -35,15 +35,6 @@ from shared.codec import Encoded, encode
 from shared.errors import ProtocolError
 
 _LOG = logging.getLogger(__name__)
-
-_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
-    ("grpc.use_local_subchannel_pool", 1),  # a new channel dials at once; the pauses are made here
-    ("grpc.enable_retries", 0),
-    ("grpc.keepalive_time_ms", 20_000),  # pings go on while the department trains: another thread sends them
-    ("grpc.keepalive_timeout_ms", 15_000),
-    ("grpc.http2.max_pings_without_data", 0),
-)
 
 _FINAL = {
     grpc.StatusCode.PERMISSION_DENIED,
@@ -140,7 +131,8 @@ def serve_channel(
     pause, failing_since = patience.first_s, None
     while not stop.is_set():
         try:
-            with _dialled(address, tls, ticket) as link, stop.cutting(link.channel.close):
+            with dialled(address, tls) as channel, stop.cutting(channel.close):
+                link = _Link(channel, ((TICKET_KEY, encode(ticket)),))
                 for _ in link.serve(handle, outbox, max_request_bytes=max_request_bytes, stopped=stop.is_set):
                     pause, failing_since = patience.first_s, None
         except (grpc.RpcError, ValueError) as error:  # gRPC's own ValueError: the channel was closed by `stop`
@@ -217,16 +209,6 @@ def _receive(start: Start, call: Iterator[bytes]) -> memoryview:
         transfer.take(raw)
     transfer.finish()
     return buffer
-
-
-@contextmanager
-def _dialled(address: str, tls: TlsFiles, ticket: Ticket) -> Iterator[_Link]:
-    """Open a channel and close it again."""
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=tls.authority, private_key=tls.key, certificate_chain=tls.certificate
-    )
-    with grpc.secure_channel(address, credentials, options=_OPTIONS) as channel:
-        yield _Link(channel, ((TICKET_KEY, encode(ticket)),))
 
 
 def _require_passing(error: Exception) -> None:

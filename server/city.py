@@ -61,7 +61,7 @@ def found_city(home: AuthorityHome, config: ServerConfig, *, now: dt.datetime) -
 def _make_keys(home: AuthorityHome, config: ServerConfig, *, now: dt.datetime) -> CityFile:
     """Write every file of a new city."""
     make_private_folder(home.root)
-    for folder in ("keys", "ca", "tls", "members", "plans", "models", "runs", "spool"):
+    for folder in ("keys", "ca", "tls", "members", "plans", "models", "released", "runs", "spool"):
         make_private_folder(home.root / folder)
     roster_key, plan_key, ca_key = IdentityKey.generate(), IdentityKey.generate(), TlsKey.generate()
     authority = found_authority(config.city, ca_key, config.hosts, now=now)
@@ -78,6 +78,7 @@ def _make_keys(home: AuthorityHome, config: ServerConfig, *, now: dt.datetime) -
         plan_key=plan_key.public,
         fleet=config.fleet,
         channel=config.channel,
+        shelf=config.shelf,
     )
     write_private_file(home.city, dump_json(city))
     write_private_file(home.config, tomli_w.dumps(msgspec.to_builtins(config)).encode())
@@ -156,7 +157,7 @@ def load_authority(home: AuthorityHome, *, now: dt.datetime) -> CertificateAutho
 
 
 def load_server_tls(home: AuthorityHome, *, now: dt.datetime) -> TlsFiles:
-    """Read what the gateway and the update channel present.
+    """Read what gateway, update channel and shelf present.
 
     Raises:
         ConfigError: as :func:`shared.certificates.load_tls_files`.

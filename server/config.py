@@ -16,9 +16,10 @@ class ServerConfig(Record, frozen=True, kw_only=True):
     Attributes:
         city: the city's name.
         hosts: names and addresses that departments dial; they stand in the server's certificate.
-        listen: address that the gateway and the update channel listen on.
+        listen: address that gateway, update channel and shelf listen on.
         fleet: host and port of the Flower gateway, as departments dial it.
         channel: host and port of the update channel, as departments dial it.
+        shelf: host and port of the shelf, as departments dial it.
         weights: folder of the base weights, relative to this file; empty when no plan needs any.
         step_timeout_s: how long one step of a round waits for the slowest department, in seconds.
         attend_timeout_s: how long a step waits for a department that is not attached, in seconds.
@@ -30,6 +31,7 @@ class ServerConfig(Record, frozen=True, kw_only=True):
     listen: str
     fleet: str
     channel: str
+    shelf: str
     weights: str = ""
     step_timeout_s: float = 3600.0
     attend_timeout_s: float = 60.0
@@ -44,12 +46,17 @@ class ServerConfig(Record, frozen=True, kw_only=True):
             raise ValueError("`step_timeout_s` and `attend_timeout_s` are above 0")
         if not 0 <= self.health_port < 1 << 16:
             raise ValueError("`health_port` lies in 0..65535")
-        for address in (self.fleet, self.channel):
+        for address in (self.fleet, self.channel, self.shelf):
             split_address(address)
+
+    def listening(self, dialled: str) -> str:
+        """Return where to listen for what departments dial."""
+        host = f"[{self.listen}]" if ":" in self.listen else self.listen
+        return f"{host}:{split_address(dialled)[1]}"
 
 
 def new_config(
-    city: str, hosts: Sequence[str], *, listen: str | None, fleet_port: int, channel_port: int
+    city: str, hosts: Sequence[str], *, listen: str | None, fleet_port: int, channel_port: int, shelf_port: int
 ) -> ServerConfig:
     """Return the configuration of a new city, whose first host stands in its addresses.
 
@@ -58,7 +65,7 @@ def new_config(
     """
     if not DEPARTMENT_NAME.fullmatch(city):
         raise ConfigError("city-name", "A city's name is lower-case, such as `metropolis`.")
-    if not all(0 < port < 1 << 16 for port in (fleet_port, channel_port)):
+    if not all(0 < port < 1 << 16 for port in (fleet_port, channel_port, shelf_port)):
         raise ConfigError("port-range", "A port lies in 1..65535.")
     host = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
     return ServerConfig(
@@ -67,6 +74,7 @@ def new_config(
         listen=listen or hosts[0],
         fleet=f"{host}:{fleet_port}",
         channel=f"{host}:{channel_port}",
+        shelf=f"{host}:{shelf_port}",
     )
 
 

@@ -14,6 +14,7 @@
     ├── members/DEPARTMENT.crt      the certificate of each of its members
     ├── plans/{drafts,signed,published}/DIGEST.plan
     ├── models/SHA256.safetensors   starting points that plans name
+    ├── released/RUN/               models on the shelf, each put there by `cityfed-server model RUN --release`
     ├── journal.sqlite              journal of the coordinator
     ├── runs/, spool/, flower/      made by `cityfed-server up`
     └── service/                    status and logs of its processes
@@ -106,6 +107,11 @@ class AuthorityHome:
     def models(self) -> Path:
         """Folder of the starting points that plans name."""
         return self.root / "models"
+
+    @property
+    def released(self) -> Path:
+        """Folder of the models on the shelf, one folder per run."""
+        return self.root / "released"
 
     @property
     def journal(self) -> Path:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from pathlib import Path
 
 from server.audit import OWNER
 from server.card import released_card
 from server.city import load_city, load_plan_key
 from server.home import AuthorityHome
+from server.office import open_office
 from server.records import RoundDone, RoundFailed, RunEnded
 from server.runs import RunFolder, run_folder
-from shared.codec import decode, dump_json
+from shared.codec import Record, decode, dump_json
 from shared.errors import ConfigError, JournalError, ModelError
 from shared.identity import sign_record
 from shared.journal import EntryKind, Journal
@@ -21,6 +23,13 @@ from shared.plan import Plan, accept_plan
 from shared.privacy.statement import privacy_statement
 from shared.private_files import make_private_folder, replace_private_file
 from shared.release import CARD_FILE, RECORD_FILE, RELEASE_LABEL, ModelRelease
+
+
+class ModelReleased(Record, frozen=True, kw_only=True):
+    """Body of ``model-released``: whose model was put on the shelf, and which file it is."""
+
+    run: bytes
+    file_sha256: str
 
 
 def release_model(home: AuthorityHome, run: str, out: Path) -> ModelRelease:
@@ -41,17 +50,55 @@ def release_model(home: AuthorityHome, run: str, out: Path) -> ModelRelease:
     Guarantees:
         What is signed is the model of the account that the departments countersigned in the last round.
     """
+    release, files = _release(home, run)
+    _write(out, files)
+    return release
+
+
+def put_on_shelf(home: AuthorityHome, run: str, *, now: dt.datetime) -> ModelRelease:
+    """Show a completed run's model to every department; doing it again changes no file.
+
+    Args:
+        home: the authority's home.
+        run: the run's id in hex, or its first digits.
+        now: the present time, UTC.
+
+    Raises:
+        ConfigError: as :func:`release_model`.
+        ProtocolError: as :func:`release_model`.
+        JournalError: as :func:`release_model`; the release could not be noted, and nothing is shown then.
+        ModelError: as :func:`release_model`.
+        SetupError: ``home-not-writable``.
+    """
+    release, files = _release(home, run)
+    with open_office(home) as office:
+        noted = ModelReleased(run=release.run, file_sha256=release.file_sha256)
+        office.journal.append(EntryKind.MODEL_RELEASED, noted, now=now)
+    _write(home.released / release.run.hex(), files)
+    return release
+
+
+def _release(home: AuthorityHome, run: str) -> tuple[ModelRelease, dict[str, bytes]]:
+    """Return what is signed about a completed run's model, and the three files."""
     folder = run_folder(home, run)
     if folder.status().state != "completed":
         raise ConfigError("run-not-completed", f"The run in {folder.path} has not been completed: it has no model.")
     plan = accept_plan(folder.submitted().plan, load_city(home).plan_key)
     rounds, finished = _finished_rounds(home, plan)
     release, data = _describe(folder, plan, rounds)
-    make_private_folder(out)
-    replace_private_file(out / MODEL_FILE, data)
-    replace_private_file(out / RECORD_FILE, dump_json(sign_record(load_plan_key(home), RELEASE_LABEL, release)))
-    replace_private_file(out / CARD_FILE, released_card(release, plan, finished=finished).encode())
-    return release
+    record = sign_record(load_plan_key(home), RELEASE_LABEL, release)
+    return release, {
+        MODEL_FILE: data,
+        RECORD_FILE: dump_json(record),
+        CARD_FILE: released_card(release, plan, finished=finished).encode(),
+    }
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files that were not there, or replace them one by one."""
+    make_private_folder(folder)
+    for name, content in files.items():
+        replace_private_file(folder / name, content)
 
 
 def _describe(folder: RunFolder, plan: Plan, rounds: tuple[RoundDone, ...]) -> tuple[ModelRelease, bytes]:

@@ -60,6 +60,7 @@ class CityView(Record, frozen=True, kw_only=True):
     roster_key: str
     fleet: str
     channel: str
+    shelf: str
     serial: int
     members: tuple[MemberView, ...]
 
@@ -113,7 +114,7 @@ def view_lines(view: CityView) -> list[str]:
         f"  fingerprint of the city  {view.fingerprint}",
         f"  key of rosters           {view.roster_key}",
         f"  key of plans             {view.plan_key}",
-        f"  Flower gateway {view.fleet}, update channel {view.channel}",
+        f"  Flower gateway {view.fleet}, update channel {view.channel}, shelf {view.shelf}",
         *(
             f"  {item.department:{width}}  {item.fingerprint}  certificate until {item.certificate_until:%Y-%m-%d}"
             for item in view.members
@@ -201,6 +202,7 @@ def view_city(home: AuthorityHome) -> CityView:
         roster_key=fingerprint(city.roster_key),
         fleet=city.fleet,
         channel=city.channel,
+        shelf=city.shelf,
         serial=roster.serial if roster else 0,
         members=tuple(_member_view(home, roster, name) for name in roster.ordered()) if roster else (),
     )

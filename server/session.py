@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -19,11 +18,12 @@ from server.attendance import AttendedTransport
 from server.audit import OWNER
 from server.checkpoint import CheckpointFolder
 from server.city import load_city, load_plan_key, load_server_tls
-from server.config import load_server, split_address
+from server.config import ServerConfig, load_server
 from server.coordinator import Coordinator
 from server.grid import GridTransport
 from server.home import AuthorityHome
 from server.invitations import Invitations
+from server.members import LiveMembers
 from server.release import write_model
 from server.results import RoundResult
 from server.roster import load_members
@@ -81,7 +81,7 @@ def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier
     members = load_members(home)
     nodes = {DepartmentId(name): node for name, node in submitted.nodes.items()}
     with Journal.open(home.journal, owner=OWNER) as journal:
-        channel = _open_channel(home, config.listen, config.channel, members=len(members.roster.members))
+        channel = _open_channel(home, config, members=len(members.roster.members))
         invitation = encode(channel.open_session(plan.run_id(), limits_of(plan)))
         invitations = Invitations(
             carrier_of(nodes), tuple(nodes), invitation, each_look=lambda: progress.see(channel, invitations)
@@ -111,34 +111,12 @@ def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier
     write_model(folder.path / MODEL_FILE, result.model, plan)
 
 
-def _open_channel(home: AuthorityHome, listen: str, dialled: str, *, members: int) -> UpdateChannel:
+def _open_channel(home: AuthorityHome, config: ServerConfig, *, members: int) -> UpdateChannel:
     """Listen for departments; whose certificate counts is read from the home at every request."""
     tls: TlsFiles = load_server_tls(home, now=_now())
-    host, port = f"[{listen}]" if ":" in listen else listen, split_address(dialled)[1]
-    return UpdateChannel(f"{host}:{port}", tls, member_of=LiveMembers(home).of, members=members, spool=home.spool)
-
-
-@dataclass
-class LiveMembers:
-    """Whose certificate counts, by the roster as it lies in the home now: whoever was removed is out at once."""
-
-    home: AuthorityHome
-    _seen: tuple[int, int] | None = None
-    _members: Mapping[bytes, DepartmentId] = field(default_factory=dict)
-    _guard: threading.Lock = field(default_factory=threading.Lock)
-
-    def of(self, digest: bytes) -> DepartmentId | None:
-        """Return whose certificate has a digest; nobody's when the roster cannot be read."""
-        with self._guard:
-            try:
-                stat = self.home.roster.stat()
-                if self._seen != (stat.st_ino, stat.st_mtime_ns):
-                    self._members = load_members(self.home).by_certificate
-                    self._seen = (stat.st_ino, stat.st_mtime_ns)
-            except (OSError, CityFedError):
-                _LOG.exception("the roster cannot be read: nobody is admitted")
-                return None
-            return self._members.get(digest)
+    return UpdateChannel(
+        config.listening(config.channel), tls, member_of=LiveMembers(home).of, members=members, spool=home.spool
+    )
 
 
 class Progress:

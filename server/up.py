@@ -1,8 +1,8 @@
 """``cityfed-server up``: the authority's processes, kept running.
 
-The SuperLink and the process that starts runs stay on loopback; the gateway is Flower's only door, and the update
-channel opens with each run. Whoever is on the roster may come in, and nobody else; the roster is read again when it
-changes.
+The SuperLink and the process that starts runs stay on loopback; the gateway is Flower's only door, the shelf is open as
+long as these processes are, and the update channel opens with each run. Whoever is on the roster may come in, and
+nobody else; the roster is read again when it changes.
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ def run_authority(home: AuthorityHome, *, stopped: Event) -> None:
                 command=(sys.executable, "-m", "server", "gateway", "--home", str(home.root.absolute())),
                 environment=inherited,
                 due=lambda: _listens(superlink.port),
+            ),
+            Program(
+                name="shelf",
+                command=(sys.executable, "-m", "server", "shelf", "--home", str(home.root.absolute())),
+                environment=inherited,
             ),
         ),
         clock=time.monotonic,

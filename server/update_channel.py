@@ -7,22 +7,19 @@ refused at once. What is carried is sealed and signed from end to end besides (p
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import grpc
 
+from server.mutual_tls import Door, MemberOf, not_admitted, shown
 from server.spool import mapped, open_spool
 from server.switchboard import Line, Presence, Question, Switchboard
-from shared.certificates import TlsFiles, certificate_digest, load_certificate
+from shared.certificates import TlsFiles
 from shared.channel import (
     ANSWER,
     ATTACH,
     ATTACHED,
-    MAX_FRAME_BYTES,
     SERVICE,
     TICKET_KEY,
     Incoming,
@@ -32,39 +29,16 @@ from shared.channel import (
     read_start,
 )
 from shared.codec import decode
-from shared.errors import CityFedError, ProtocolError, SetupError
+from shared.errors import CityFedError
 from shared.identity import DepartmentId
 
-_LOG = logging.getLogger(__name__)
-
-MemberOf = Callable[[bytes], DepartmentId | None]
-"""Says whose a certificate is, by :func:`shared.certificates.certificate_digest`; None: unknown, or revoked by now."""
-
 _STATUS = {
-    "certificate-not-admitted": grpc.StatusCode.PERMISSION_DENIED,
     "session-foreign": grpc.StatusCode.FAILED_PRECONDITION,
     "attached-elsewhere": grpc.StatusCode.FAILED_PRECONDITION,
     "reply-late": grpc.StatusCode.ABORTED,
     "spool-unusable": grpc.StatusCode.UNAVAILABLE,
-    "internal-error": grpc.StatusCode.UNAVAILABLE,
 }
 """What a refusal means to the other end; any other one is INVALID_ARGUMENT: do not try that again."""
-
-_OPTIONS = (
-    ("grpc.so_reuseport", 0),  # a second authority on this port is an error, not half of the calls
-    ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
-    (
-        "grpc.http2.bdp_probe",
-        0,
-    ),  # a probed window grows to tens of MB for each upload that the disk does not keep up with
-    ("grpc.http2.lookahead_bytes", 1 << 21),
-    ("grpc.max_metadata_size", 8 * 1024),
-    ("grpc.max_concurrent_streams", 8),
-    ("grpc.server_handshake_timeout_ms", 10_000),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 15_000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-)
 
 
 class UpdateChannel:
@@ -95,22 +69,14 @@ class UpdateChannel:
         spool: Path | None = None,
         board: Switchboard | None = None,
     ) -> None:
-        self._member_of, self._spool, self._board = member_of, spool, board or Switchboard(spool)
+        self._spool, self._board = spool, board or Switchboard(spool)
+        self._door = Door(name="update channel", port_code="channel-port", member_of=member_of, status=_STATUS)
+        methods = {
+            ATTACH: grpc.stream_stream_rpc_method_handler(self._attach),
+            ANSWER: grpc.stream_unary_rpc_method_handler(self._answer),
+        }
         calls = 3 * members + 4  # one stream, one upload and one that takes their place, each
-        self._server = grpc.server(
-            ThreadPoolExecutor(calls, thread_name_prefix="update-channel"),
-            handlers=(_service(self._attach, self._answer),),
-            options=_OPTIONS,
-            maximum_concurrent_rpcs=calls,
-        )
-        credentials = grpc.ssl_server_credentials(
-            [(tls.key, tls.certificate)], root_certificates=tls.authority, require_client_auth=True
-        )
-        try:
-            self.port: int = self._server.add_secure_port(address, credentials)
-        except RuntimeError as cause:
-            raise SetupError("channel-port", "The update channel cannot listen on its port.") from cause
-        self._server.start()
+        self._server, self.port = self._door.listen(address, tls, SERVICE, methods, calls=calls)
 
     def open_session(self, run: bytes, limits: Limits) -> Ticket:
         """Begin a session of a run; see :meth:`server.switchboard.Switchboard.open_session`."""
@@ -143,7 +109,7 @@ class UpdateChannel:
         The other direction is open and never read: a call that had to bring one message would hold a thread before
         it is looked at, and nobody would have to let go of it.
         """
-        with _named_refusals(context):
+        with self._door.named_refusals(context):
             name, ticket = self._enter(context)
             if not context.add_callback(self._board.wake):
                 return
@@ -151,15 +117,15 @@ class UpdateChannel:
             with self._board.attached(name, ticket, line) as questions:
                 yield ATTACHED
                 for question in questions:
-                    if self._caller(context) != name:
+                    if self._door.caller(context) != name:
                         self._board.refuse(name, "certificate-not-admitted", question)
-                        raise _not_admitted()
+                        raise not_admitted()
                     yield from frames(question.number, question.payload)
                     del question  # or its model would be here until there is another one
 
     def _answer(self, incoming: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         """Take one reply up into a spool file and hand it over once it is whole."""
-        with _named_refusals(context):
+        with self._door.named_refusals(context):
             name, ticket = self._enter(context)
             line = Line(cut=context.cancel, alive=context.is_active)
             try:
@@ -190,42 +156,4 @@ class UpdateChannel:
         Raises:
             ProtocolError: ``certificate-not-admitted``, ``message-malformed``.
         """
-        name = self._caller(context)
-        if name is None:
-            raise _not_admitted()
-        shown = [value for key, value in context.invocation_metadata() if key == TICKET_KEY]
-        return name, decode(b"".join(shown), Ticket)
-
-    def _caller(self, context: grpc.ServicerContext) -> DepartmentId | None:
-        """Return whose certificate the caller has shown."""
-        (pem,) = context.auth_context()["x509_pem_cert"]  # the handshake has checked it against the city's CA
-        return self._member_of(certificate_digest(load_certificate(pem, where="The caller's certificate")))
-
-
-def _service(attach: object, answer: object) -> grpc.GenericRpcHandler:
-    """Return the two methods; bytes are not interpreted by gRPC, and every other method is unknown."""
-    methods = {
-        ATTACH: grpc.stream_stream_rpc_method_handler(attach),
-        ANSWER: grpc.stream_unary_rpc_method_handler(answer),
-    }
-    return grpc.method_handlers_generic_handler(SERVICE, methods)
-
-
-def _not_admitted() -> ProtocolError:
-    """The certificate is nobody's, or nobody's any more."""
-    return ProtocolError("certificate-not-admitted", "The certificate is not one that this city admits.")
-
-
-@contextmanager
-def _named_refusals(context: grpc.ServicerContext) -> Iterator[None]:
-    """End a call that fails with a reason code as its only text: gRPC would send the text of an exception."""
-    try:
-        yield
-    except CityFedError as error:
-        _LOG.warning("a call on the update channel was refused: %s", error.code)
-        context.abort(_STATUS.get(error.code, grpc.StatusCode.INVALID_ARGUMENT), error.code)
-    except grpc.RpcError:  # the call is over: nobody is there to be told
-        raise
-    except Exception:  # noqa: BLE001 - whatever goes wrong, gRPC must not send its text
-        _LOG.exception("a call on the update channel failed")
-        context.abort(_STATUS["internal-error"], "internal-error")
+        return self._door.admit(context), decode(shown(context, TICKET_KEY), Ticket)

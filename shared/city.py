@@ -47,6 +47,7 @@ class CityFile(Record, frozen=True, kw_only=True):
         plan_key: public key that signs plans and accounts of rounds.
         fleet: host and port of the Flower gateway.
         channel: host and port of the update channel.
+        shelf: host and port of the shelf.
     """
 
     version: Literal[1] = 1
@@ -56,6 +57,7 @@ class CityFile(Record, frozen=True, kw_only=True):
     plan_key: PublicKey
     fleet: Address
     channel: Address
+    shelf: Address
 
     def certificate(self) -> x509.Certificate:
         """Return the CA's certificate.

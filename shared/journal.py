@@ -47,6 +47,7 @@ class EntryKind(StrEnum):
     ISSUED = "roster-issued"
     PLAN_SIGNED = "plan-signed"
     PLAN_PUBLISHED = "plan-published"
+    MODEL_RELEASED = "model-released"
     PLAN_REFUSED = "plan-refused"
     KEY = "key-approved"
     EPOCH = "epoch-opened"

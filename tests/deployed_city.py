@@ -70,9 +70,9 @@ def now() -> dt.datetime:
 
 
 def found(folder: Path, *, city: str = "metropolis", hosts: Sequence[str] = LOOPBACK, **ports: int) -> AuthorityHome:
-    """Found a city; ports as `fleet_port` and `channel_port`."""
+    """Found a city; ports as `fleet_port`, `channel_port` and `shelf_port`."""
     home = AuthorityHome(folder / "authority")
-    settings = {"fleet_port": 9443, "channel_port": 9444} | ports
+    settings = {"fleet_port": 9443, "channel_port": 9444, "shelf_port": 9445} | ports
     found_city(home, new_config(city, hosts, listen="127.0.0.1", **settings), now=now())
     return home
 

@@ -16,13 +16,15 @@ import pytest
 import clients.cli
 import server.cli
 from clients.config import load_config, open_journal
+from server.city import load_server_tls
 from server.home import AuthorityHome
 from server.roster import load_members
+from server.shelf import Shelf
 from shared.certificates import load_tls_key
 from shared.identity import DepartmentId
 from tests.city import FOUR, binding_of
 from tests.command_line import Ended, Run, runner
-from tests.deployed_city import SMALL_ASK, DeployedCity
+from tests.deployed_city import SMALL_ASK, DeployedCity, now
 from tests.finished_city import file_run, run_published
 from tests.secret_watch import leaks
 
@@ -39,6 +41,8 @@ class Afternoon:
     programs: dict[str, Run]
     notes: dict[str, str] = field(default_factory=dict)
     sent: dict[str, bytes] = field(default_factory=dict)
+    shelves: list[Shelf] = field(default_factory=list)
+    """The one that `cityfed-server up` would run, once the city is founded."""
 
     @property
     def home(self) -> AuthorityHome:
@@ -53,6 +57,7 @@ class Afternoon:
             line = line.replace("transport", name).replace("$TRANSPORT", f"${name.upper()}")
             self.notes["OWNER"] = self.notes.get(f"OWNER-{name}", "")
         self.prepare(line, name)
+        line = line.replace("--host fl.metropolis.example", "--host localhost")  # where the shelf of this test is
         words = [re.sub(r"\$([A-Z]+)", lambda match: self.notes[match[1]], word) for word in shlex.split(line)]
         words, target = (words[:-2], words[-1]) if ">" in words else (words, "")
         program, *arguments = words
@@ -79,9 +84,12 @@ class Afternoon:
         """What people write down or read out."""
         if "city init" in line:
             self.notes["CITY"] = FINGERPRINT.findall(ended.out)[0]
+            tls = load_server_tls(self.home, now=now())
+            self.shelves.append(Shelf(self.home, "127.0.0.1:0", tls))
         if "owner-key" in line:
             self.notes[f"OWNER-{name}"] = ended.out.strip()
         if " enrol " in line:
+            DeployedCity(self.folder, self.home, {}).edit_config(name, shelf=f"localhost:{self.shelves[0].port}")
             self.notes[name.upper()] = FINGERPRINT.findall(ended.out)[0]
             self.notes["ALL"] = " ".join(self.notes[known.upper()] for known in FOUR if known.upper() in self.notes)
         if "plan draft" in line:
@@ -109,13 +117,18 @@ SCENARIO = "emergency-triage"
 
 
 @pytest.fixture
-def afternoon(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Afternoon:
+def afternoon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Afternoon]:
     monkeypatch.chdir(tmp_path)
     programs = {
         "cityfed-client": runner(clients.cli.main, capsys, monkeypatch),
         "cityfed-server": runner(server.cli.main, capsys, monkeypatch),
     }
-    return Afternoon(tmp_path, programs)
+    afternoon = Afternoon(tmp_path, programs)
+    yield afternoon
+    for shelf in afternoon.shelves:
+        shelf.stop()
 
 
 def private_keys(folder: Path) -> set[bytes]:

@@ -13,10 +13,11 @@ import pytest
 
 from clients.models import fetch_model, predict
 from clients.plans import refuse_plan
+from clients.shelf import fetch_released
 from server.city import load_city, load_plan_key
 from server.plan_files import load_published
 from server.release import write_model
-from server.released import release_model
+from server.released import put_on_shelf, release_model
 from server.runs import RunFolder
 from shared.codec import decode, dump_json, load_json
 from shared.errors import CityFedError
@@ -28,6 +29,7 @@ from shared.release import CARD_FILE, RECORD_FILE, RELEASE_LABEL, ModelRelease, 
 from tests.city import FOUR
 from tests.deployed_city import DeployedCity, deploy_with_plan, now
 from tests.finished_city import copied, file_run, run_published
+from tests.shelf_city import open_shelf_of
 
 TEXTS = ["we need water and food, please send help", "the council met and discussed the budget"]
 
@@ -153,6 +155,24 @@ def test_p4_a_model_of_a_plan_that_people_refused_is_not_installed(finished: Fin
     refuse_plan(finished.config, finished.plan.digest().hex(), person="police-it", reason="", now=now())
     assert refused(finished) == "plan-unapproved"
     assert refused(finished, "ff") == "run-unknown"
+
+
+def test_p4_a_model_from_the_shelf_is_judged_as_one_from_a_folder(finished: Finished) -> None:
+    home, run = finished.config.parent, finished.run.path.name
+    with open_shelf_of(finished.city):
+        with pytest.raises(CityFedError, match="no model of such a run"):
+            fetch_released(finished.config, run, now=now())
+        put_on_shelf(finished.city.authority, run, now=now())
+        refuse_plan(finished.config, finished.plan.digest().hex(), person="police-it", reason="", now=now())
+        with pytest.raises(CityFedError, match="Nobody has approved"):
+            fetch_released(finished.config, run, now=now())
+        assert not (home / "models").exists()
+        other = finished.city.config("health")
+        installed = fetch_released(other, run[:8], now=now())
+    assert installed.countersigned
+    for name in (MODEL_FILE, RECORD_FILE, CARD_FILE):
+        assert (other.parent / "models" / run / name).read_bytes() == (finished.out / name).read_bytes()
+    assert not [*home.glob(".fetch-*"), *other.parent.glob(".fetch-*")]
 
 
 def test_what_was_changed_after_it_was_installed_is_not_used(finished: Finished, tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ class IdleCity(RunningCity):
 
 def rows(folder: Path, cases: Sequence[Case]) -> list[DeploymentRow]:
     """Start a city and measure every case."""
-    fleet, channel = free_ports(2)
-    running = IdleCity(deploy_city(folder, FOUR, fleet_port=fleet, channel_port=channel))
+    fleet, channel, shelf = free_ports(3)
+    running = IdleCity(deploy_city(folder, FOUR, fleet_port=fleet, channel_port=channel, shelf_port=shelf))
     plans = [_agreed(running.city, case) for case in cases]
     try:
         running.start_all()

@@ -21,13 +21,21 @@ def fetch(
     config: ConfigArgument,
     run_id: Annotated[str, typer.Argument(help="The run's id, or its first digits.", metavar="RUN")],
     *,
-    source: Annotated[Path, typer.Option("--from", help="The folder that the authority handed out.", metavar="DIR")],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="A folder that the authority handed out; default its shelf.", metavar="DIR"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify a run's model against the plan that was approved and the account that was countersigned; install it."""
     from clients.models import fetch_model
+    from clients.shelf import fetch_released
 
-    installed = fetch_model(config, run_id, source=source, now=dt.datetime.now(dt.UTC))
+    now = dt.datetime.now(dt.UTC)
+    if source is None:
+        installed = fetch_released(config, run_id, now=now)
+    else:
+        installed = fetch_model(config, run_id, source=source, now=now)
     if as_json:
         print_json(installed.release)
         return

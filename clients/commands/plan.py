@@ -27,6 +27,29 @@ def add(
     print_lines([f"{add_plan(config, read_plan_file(file)).stem}"])
 
 
+@app.command()
+def fetch(
+    config: ConfigArgument,
+    digest: Annotated[
+        str, typer.Argument(help="The plan's digest; without it, every plan not here yet.", metavar="[DIGEST]")
+    ] = "",
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch published plans from the authority's shelf into the folder of plans; nothing is approved by that."""
+    from clients.explain import plan_lines
+    from clients.plans import list_plans
+    from clients.shelf import fetch_plans
+
+    now = dt.datetime.now(dt.UTC)
+    fetched = fetch_plans(config, digest, now=now)
+    found = tuple(line for line in list_plans(config, now=now) if line.digest in fetched) if fetched else ()
+    if as_json:
+        print_json(found)
+    else:
+        print_lines(plan_lines(found) if found else ["The shelf holds no plan that does not lie here."])
+
+
 @app.command("list")
 def list_all(config: ConfigArgument, *, as_json: JsonOption = False) -> None:
     """Print every plan by digest: approved, waiting, refused, or what is wrong with it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,19 @@ def roster_show(
         print_json(view)
     else:
         print_lines(roster_lines(view))
+
+
+@app.command("fetch")
+def roster_fetch(config: ConfigArgument, *, as_json: JsonOption = False) -> None:
+    """Fetch the newest roster from the authority's shelf, and print it as `show` does; no key is approved by that."""
+    from clients.roster import roster_lines
+    from clients.shelf import ROSTER_FILE, fetch_roster
+
+    view = fetch_roster(config, now=dt.datetime.now(dt.UTC))
+    if as_json:
+        print_json(view)
+    else:
+        print_lines([*roster_lines(view), f"It lies in {config.parent / ROSTER_FILE}."])
 
 
 @app.command("approve")

@@ -35,6 +35,7 @@ def init(
     channel_port: Annotated[
         int, typer.Option("--channel-port", help="Port of the update channel.", metavar="PORT")
     ] = 9444,
+    shelf_port: Annotated[int, typer.Option("--shelf-port", help="Port of the shelf.", metavar="PORT")] = 9445,
 ) -> None:
     """Make the city's keys, CA, server certificate and city.json; nothing is ever overwritten."""
     from server.city import found_city
@@ -43,7 +44,9 @@ def init(
     from server.roster import view_city, view_lines
 
     authority = AuthorityHome(home)
-    config = new_config(name, hosts, listen=listen, fleet_port=fleet_port, channel_port=channel_port)
+    config = new_config(
+        name, hosts, listen=listen, fleet_port=fleet_port, channel_port=channel_port, shelf_port=shelf_port
+    )
     found_city(authority, config, now=dt.datetime.now(dt.UTC))
     print_lines([*view_lines(view_city(authority)), f"Hand out {authority.city}, and read the city's fingerprint out."])
 

@@ -26,11 +26,12 @@ def mount(app: typer.Typer) -> None:
     """Add the commands to the root."""
     for command in (up, run, status, runs, logs, model, stop):
         app.command()(command)
-    app.command(hidden=True)(gateway)
+    for command in (gateway, shelf):
+        app.command(hidden=True)(command)
 
 
 def up(*, home: HomeOption = Path(DEFAULT_HOME)) -> None:
-    """Keep the authority's processes running: SuperLink, SuperExec and gateway; until Ctrl-C or `stop`."""
+    """Keep the authority's processes running: SuperLink, SuperExec, gateway and shelf; until Ctrl-C or `stop`."""
     from server.home import AuthorityHome
     from server.up import run_authority
     from shared.logs import log_json
@@ -50,6 +51,19 @@ def gateway(*, home: HomeOption = Path(DEFAULT_HOME)) -> None:
 
     log_json()
     run_gateway(AuthorityHome(home))
+
+
+def shelf(*, home: HomeOption = Path(DEFAULT_HOME)) -> None:
+    """Serve roster, published plans and released models to departments; `up` starts this."""
+    from server.home import AuthorityHome
+    from server.shelf import run_shelf
+    from shared.logs import log_json
+    from shared.supervise import stop_on_signals
+
+    log_json()
+    stopped = Event()
+    stop_on_signals(stopped)
+    run_shelf(AuthorityHome(home), stopped=stopped)
 
 
 def run(
@@ -127,18 +141,29 @@ def model(
     run_id: RunArgument,
     *,
     home: HomeOption = Path(DEFAULT_HOME),
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to.", metavar="DIR")] = Path("model"),
+    release: Annotated[
+        bool, typer.Option("--release", help="Put it on the shelf, where every department may fetch it.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to; default `model`.", metavar="DIR")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a completed run's model with what is signed about it and its card: the folder to hand out."""
+    """Write a completed run's model with what is signed about it and its card, or put it on the shelf."""
     from server.home import AuthorityHome
-    from server.released import release_model
+    from server.released import put_on_shelf, release_model
 
-    release = release_model(AuthorityHome(home), run_id, out)
+    authority, folder, lines = AuthorityHome(home), out or Path("model"), list[str]()
+    if release:
+        released = put_on_shelf(authority, run_id, now=dt.datetime.now(dt.UTC))
+        lines.append(f"The model of run {released.run.hex()} is on the shelf: departments may fetch it.")
+    if out is not None or not release:
+        released = release_model(authority, run_id, folder)
+        lines.append(f"{folder} holds the model of run {released.run.hex()}: hand the whole folder out.")
     if as_json:
-        print_json(release)
+        print_json(released)
     else:
-        print_lines([f"{out} holds the model of run {release.run.hex()}: hand the whole folder out."])
+        print_lines(lines)
 
 
 def stop(

@@ -78,9 +78,9 @@ def test_every_check_is_made_whatever_another_one_finds(city: DeployedCity, tmp_
 
 def test_a_department_in_order_has_nothing_to_do_but_what_needs_the_authority(city: DeployedCity) -> None:
     checks = examine(patient(city))
-    assert {check.name for check in checks if check.todo} == {"gateway", "processes"}
+    assert {check.name for check in checks if check.todo} == {"gateway", "shelf", "processes"}
     lines = doctor_lines(checks)
-    assert sum(line.startswith("TO DO") for line in lines) == 2
+    assert sum(line.startswith("TO DO") for line in lines) == 3
 
 
 def test_another_distribution_with_a_package_of_our_names_is_found(city: DeployedCity) -> None:
@@ -120,3 +120,12 @@ def test_a_gateway_of_another_city_is_not_believed(city: DeployedCity, tmp_path:
 def test_an_update_channel_that_is_closed_is_as_it_should_be_between_runs(city: DeployedCity) -> None:
     check = found(patient(city), "channel")
     assert (check.todo, "closed" in check.found) == ("", True)
+
+
+def test_the_shelf_has_to_be_named_and_open(city: DeployedCity) -> None:
+    config = load_config(city.config(HEALTH))
+    assert "client.toml" in found(patient(city, config=msgspec.structs.replace(config, shelf="")), "shelf").todo
+    assert "firewall" in found(patient(city), "shelf").todo
+    with gateway(city.authority, now()) as address:
+        listening = patient(city, config=msgspec.structs.replace(config, shelf=address))
+        assert found(listening, "shelf") == Check(name="shelf", found=f"{address} is open")

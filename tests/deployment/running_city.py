@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clients.shelf import fetch_plans
+from server.city import load_city
+from server.config import split_address
 from server.drafts import PlanAsk
 from server.home import AuthorityHome
 from server.overview import overview
@@ -23,7 +26,7 @@ from shared.identity import Signed
 from shared.plan import Plan
 from shared.supervise import read_status
 from tests.city import FOUR
-from tests.deployed_city import DeployedCity, approve_everywhere, deploy_city, hand_out, publish_plan
+from tests.deployed_city import DeployedCity, approve_everywhere, deploy_city, now, publish_plan
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
@@ -86,6 +89,10 @@ class RunningCity:
         command = [sys.executable, "-m", "server", *arguments, "--home", str(self.authority.root)]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s, env=ENVIRONMENT)
 
+    def client(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "clients", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120.0, env=ENVIRONMENT)
+
     def start_authority(self) -> None:
         self.start("authority", sys.executable, "-m", "server", "up", "--home", str(self.authority.root))
 
@@ -96,9 +103,16 @@ class RunningCity:
         """Start everything and wait until every department has found its way in."""
         self.start_authority()
         wait_until(lambda: self.pid("authority", "gateway"), "the gateway runs")
+        wait_until(self.shelf_open, "the shelf is open")
         for name in self.city.names:
             self.start_department(name)
         wait_until(lambda: self.online() == set(self.city.names), "every department is online", 120.0)
+
+    def shelf_open(self) -> bool:
+        """Whether somebody listens where the shelf should."""
+        host, port = split_address(load_city(self.authority).shelf)
+        with socket.socket() as probe:
+            return probe.connect_ex((host, port)) == 0
 
     def online(self) -> set[str]:
         """The departments that Flower counts as online."""
@@ -151,9 +165,10 @@ class RunningCity:
 
 
 def agreed_plan(city: DeployedCity, ask: PlanAsk) -> tuple[Signed, Plan]:
-    """Publish a plan that every department approves."""
+    """Publish a plan that every department fetches from the shelf and approves."""
     digest = publish_plan(city, ask)
-    hand_out(city, digest)
+    for name in city.names:
+        assert fetch_plans(city.config(name), now=now()) == (digest,)
     approve_everywhere(city, digest)
     return load_published(city.authority, digest)
 
@@ -161,9 +176,9 @@ def agreed_plan(city: DeployedCity, ask: PlanAsk) -> tuple[Signed, Plan]:
 @contextlib.contextmanager
 def running_city(folder: Path, names: Sequence[str] = FOUR) -> Iterator[RunningCity]:
     """Provision a city and start all its processes."""
-    fleet, channel = free_ports(2)
+    fleet, channel, shelf = free_ports(3)
     folder.mkdir(parents=True, exist_ok=True)
-    city = deploy_city(folder, names, fleet_port=fleet, channel_port=channel)
+    city = deploy_city(folder, names, fleet_port=fleet, channel_port=channel, shelf_port=shelf)
     running = RunningCity(city)
     try:
         running.start_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import itertools
@@ -36,16 +37,20 @@ from shared.certificates import TlsFiles
 from shared.channel import ATTACHED, SERVICE, Chunk, Payload, Start, Ticket, frames
 from shared.codec import MAX_MESSAGE_BYTES, encode
 from shared.identity import IdentityKey
+from shared.shelf import Item
 from tests.channel_city import answer, attach, code_of, member_files, metadata, new_authority
 from tests.city import FOUR
 from tests.deployed_city import SMALL_ASK, DeployedCity, join, now
 from tests.deployment.running_city import RunningCity, agreed_plan, running_city, wait_until
+from tests.shelf_city import raw_caller, take
 
 Refusal = tuple[grpc.StatusCode, str]
 
 ASK = msgspec.structs.replace(SMALL_ASK, privacy=msgspec.structs.replace(SMALL_ASK.privacy, steps=200))
 VERSION = [RuntimeVersionHttpInterceptor(component_name="stranger")]
 GOOD = Payload.of(b"0123456789")
+ROSTER = Item(kind="roster")
+UNKNOWN = grpc.StatusCode.UNIMPLEMENTED
 
 pytestmark = pytest.mark.xdist_group("deployment")  # one city at a time
 
@@ -203,6 +208,32 @@ def test_the_run_that_was_attacked_completes_with_everybody(attack: Attack) -> N
     assert attack.ended is not None
     assert (attack.ended.state, attack.ended.rounds, attack.ended.missing) == ("completed", ASK.rounds, {})
     assert set(attack.ended.signs) == set(FOUR)
+
+
+# --- on the shelf ------------------------------------------------------------------------------------------
+
+
+def test_the_shelf_of_a_city_at_work_serves_present_members_and_nobody_else(city: RunningCity) -> None:
+    config = city.city.config("police")
+    address, ours = load_config(config).shelf, load_tls(config, load_config(config), now=now())
+    guest = DeployedCity(city.city.folder, city.authority, {"harbour": IdentityKey.generate()})
+    join(guest, "harbour")
+    theirs = load_tls(guest.config("harbour"), load_config(guest.config("harbour")), now=now())
+    callers = {"none": None, "foreign": member_files(new_authority("gotham"), "police"), "revoked": theirs}
+    refused = {}
+    with raw_caller(address, ours.authority, theirs) as channel:
+        assert take(channel, ROSTER)
+        assert city.server("city", "remove", "harbour").returncode == 0
+        refused["at once"] = code_of(lambda: take(channel, ROSTER))[0]
+    for name, files in callers.items():
+        with raw_caller(address, ours.authority, files) as channel:
+            refused[name] = code_of(functools.partial(take, channel, ROSTER))[0]
+    closed, denied = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED
+    assert refused == {"at once": denied, "none": closed, "foreign": closed, "revoked": denied}
+    with raw_caller(address, ours.authority, ours) as channel:
+        assert take(channel, ROSTER) == city.authority.roster.read_bytes()
+        for method in (f"/{SERVICE}/Attach", f"/{SERVICE}/Answer", "/cityfed.Shelf/Put"):
+            assert code_of(functools.partial(channel.unary_unary(method), b"", timeout=20))[0] is UNKNOWN
 
 
 # --- by way of Flower --------------------------------------------------------------------------------------

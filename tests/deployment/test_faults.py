@@ -47,8 +47,8 @@ pytestmark = pytest.mark.xdist_group("deployment")  # one city at a time
 @contextlib.contextmanager
 def proxied(city_folder: Path) -> Iterator[tuple[RunningCity, CuttingProxy, CuttingProxy]]:
     """A running city whose victim gives up on a step soon, and dials by way of two proxies: gateway and channel."""
-    fleet, channel = free_ports(2)
-    city = deploy_city(city_folder, fleet_port=fleet, channel_port=channel)
+    fleet, channel, shelf = free_ports(3)
+    city = deploy_city(city_folder, fleet_port=fleet, channel_port=channel, shelf_port=shelf)
     running = RunningCity(city)
     with CuttingProxy(fleet) as to_fleet, CuttingProxy(channel) as to_channel:
         city.edit_config(
@@ -156,8 +156,8 @@ def later_city(folder: Path) -> tuple[AuthorityHome, Path]:
     """A city whose certificates were all issued by a clock that is three days ahead of this one."""
     later = now() + dt.timedelta(days=3)
     home, owner = AuthorityHome(folder / "authority"), IdentityKey.generate()
-    fleet, channel = free_ports(2)
-    settings = new_config("metropolis", LOOPBACK, listen="127.0.0.1", fleet_port=fleet, channel_port=channel)
+    ports = dict(zip(("fleet_port", "channel_port", "shelf_port"), free_ports(3), strict=True))
+    settings = new_config("metropolis", LOOPBACK, listen="127.0.0.1", **ports)
     found_city(home, settings, now=later)
     enrolled = enrol(
         folder / VICTIM,

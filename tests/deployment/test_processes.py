@@ -26,8 +26,8 @@ from server.coordinator import Coordinator
 from server.gateway import FLEET_ROUTES
 from server.results import RunResult
 from server.roster import load_members
-from server.runs import RunFolder
-from shared.errors import RoundAbortedError
+from server.runs import RunFolder, run_folders
+from shared.errors import ConfigError, RoundAbortedError
 from shared.identity import DepartmentId, Signed
 from shared.journal import Journal
 from shared.model_file import MODEL_FILE, read_model
@@ -65,7 +65,13 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCity]:
 
 ASK = msgspec.structs.replace(SMALL_ASK, rounds=3)
 SLOW = msgspec.structs.replace(SMALL_ASK, privacy=msgspec.structs.replace(SMALL_ASK.privacy, steps=200))
-KILLED = (("authority", "superlink"), ("authority", "gateway"), ("authority", "superexec"), ("police", "node"))
+KILLED = (
+    ("authority", "superlink"),
+    ("authority", "gateway"),
+    ("authority", "shelf"),
+    ("authority", "superexec"),
+    ("police", "node"),
+)
 
 
 def simulated(city: DeployedCity, journals: Path, signed: Signed, plan: Plan) -> RunResult:
@@ -117,6 +123,22 @@ def test_a_run_over_processes_gives_the_model_of_the_simulation_with_the_same_se
     np.testing.assert_allclose(released(city, plan), expected, rtol=0, atol=1e-6)
 
 
+def test_departments_fetch_roster_plan_and_model_from_the_shelf(city: RunningCity) -> None:
+    """After the run above, whose plan came from the shelf as well."""
+    config, folder = city.city.config("police"), next(run_folders(city.authority))
+    run = folder.path.name
+    shown = city.client("roster", "fetch", str(config))
+    assert (shown.returncode, shown.stdout.count("approved")) == (0, len(FOUR)), shown.stderr
+    assert city.client("plan", "fetch", str(config)).stdout == "The shelf holds no plan that does not lie here.\n"
+    withheld = city.client("model", "fetch", str(config), run)
+    assert (withheld.returncode, "[run-unknown]" in withheld.stderr) == (ConfigError.exit_code, True)
+    assert city.server("model", run, "--release").returncode == 0
+    fetched = city.client("model", "fetch", str(config), run)
+    assert "countersigned in the last round" in fetched.stdout, fetched.stderr
+    installed = city.city.home("police") / "models" / run / MODEL_FILE
+    assert installed.read_bytes() == (folder.path / MODEL_FILE).read_bytes()
+
+
 def test_the_gateway_passes_on_nothing_but_what_a_registered_node_needs(city: RunningCity) -> None:
     wait_until(lambda: city.pid("authority", "gateway"), "the gateway runs")
     trusted = ssl.create_default_context(cafile=str(city.authority.ca_certificate))
@@ -165,10 +187,10 @@ def test_in_a_run_no_socket_is_open_but_the_configured_ones_and_a_killed_worker_
     assert {(local, remote) for local, _, remote in seen} <= {("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "")}
     listening = {port for _, port, remote in seen if not remote}
     described = json.loads(city.authority.city.read_text())
-    doors = {int(described[name].rpartition(":")[2]) for name in ("fleet", "channel")}
+    doors = {int(described[name].rpartition(":")[2]) for name in ("fleet", "channel", "shelf")}
     superlink = int((city.authority.flower / "port").read_text())
     assert listening > doors | {superlink}
-    assert len(listening) == 3 + len(FOUR)  # and one SuperNode of each department
+    assert len(listening) == 4 + len(FOUR)  # and one SuperNode of each department
     children = city.children("health", "node")
     assert len(children) == 1
     os.kill(children[0], signal.SIGKILL)
@@ -201,6 +223,7 @@ def test_after_every_process_was_killed_once_the_next_run_completes(city: Runnin
             lambda side=side, program=program, before=before: city.pid(side, program) not in {0, before},
             f"{program} of {side} is started again",
         )
+    wait_until(city.shelf_open, "the shelf is open again")
     _, plan = agreed_plan(city.city, ASK)
     wait_until(lambda: city.online() >= set(FOUR), "every department is online again", 120.0)
     done = city.server("run", plan.digest().hex(), timeout_s=240.0)

@@ -146,7 +146,9 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 
 def test_addresses_are_split(home: AuthorityHome) -> None:
     assert split_address("fl.example.org:9443") == ("fl.example.org", 9443)
-    assert split_address(new_config("m", ["::1"], listen=None, fleet_port=1, channel_port=2).channel) == ("::1", 2)
+    made = new_config("m", ["::1"], listen=None, fleet_port=1, channel_port=2, shelf_port=3)
+    assert (split_address(made.channel), split_address(made.shelf)) == (("::1", 2), ("::1", 3))
+    assert made.listening(made.shelf) == "[::1]:3"
 
 
 # --- the command -------------------------------------------------------------------------------------------
