@@ -90,12 +90,13 @@ def main() -> None:
     demo = Demo(new_folder(Path("runs").absolute()), prepared)
     began = time.monotonic()
     fingerprint = found(demo)
-    shown = {name: join(demo, name, fingerprint) for name in DEPARTMENTS}
-    for name in DEPARTMENTS:
-        bind(demo, name, list(shown.values()))
-    digest = agree(demo)
-    demo.say(f"Provisioned, and a plan agreed, in {time.monotonic() - began:.0f} s. Starting the processes.")
     try:
+        start_authority(demo)
+        shown = {name: join(demo, name, fingerprint) for name in DEPARTMENTS}
+        for name in DEPARTMENTS:
+            bind(demo, name, list(shown.values()))
+        digest = agree(demo)
+        demo.say(f"Provisioned, and a plan agreed, in {time.monotonic() - began:.0f} s. Starting the departments.")
         run(demo, digest)
     finally:
         demo.stop()
@@ -114,24 +115,40 @@ def new_folder(parent: Path) -> Path:
 
 
 def found(demo: Demo) -> str:
-    """Found the city on two free ports of loopback; return its fingerprint."""
+    """Found the city on three free ports of loopback; return its fingerprint."""
     demo.say(f"A city in {demo.folder}")
-    fleet, channel = free_ports()
-    ports = ("--fleet-port", str(fleet), "--channel-port", str(channel))
+    fleet, channel, shelf = map(str, free_ports(3))
+    ports = ("--fleet-port", fleet, "--channel-port", channel, "--shelf-port", shelf)
     printed = demo.server("city", "init", "metropolis", "--host", "127.0.0.1", *ports)
     edit(demo.folder / "authority" / "server.toml", weights=demo.prepared / "models" / "minilm")
     return first_fingerprint(printed)
 
 
-def free_ports() -> tuple[int, int]:
-    """Find two ports that nobody listens on, below those that a system gives to calls: the channel opens much later."""
-    free = []
+def free_ports(count: int) -> list[int]:
+    """Find ports that nobody listens on, below those that a system gives to calls: the channel opens much later."""
+    free: list[int] = []
     for port in secrets.SystemRandom().sample(range(20_000, 30_000), 1_000):
-        with socket.socket() as probe:
-            if len(free) < 2 and probe.connect_ex(("127.0.0.1", port)) != 0:
-                free.append(port)
-    first, second = free
-    return first, second
+        if len(free) < count and not is_open("127.0.0.1", port):
+            free.append(port)
+    return free
+
+
+def start_authority(demo: Demo) -> None:
+    """Start the authority's processes, and wait until the shelf is open: everybody gets the roster there."""
+    demo.start("authority", "server", "up", "--home", "authority")
+    city = json.loads((demo.folder / "authority" / "city.json").read_text())
+    host, _, port = city["shelf"].rpartition(":")
+    deadline = time.monotonic() + READY_S
+    while not is_open(host, int(port)):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"The shelf was not open within {READY_S:g} s: see {demo.folder}/authority/service/log.")
+        time.sleep(0.2)
+
+
+def is_open(host: str, port: int) -> bool:
+    """Say whether somebody listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
 
 
 def join(demo: Demo, name: str, city: str) -> str:
@@ -150,7 +167,8 @@ def bind(demo: Demo, name: str, members: list[str]) -> None:
     """Approve every member's key, bind the messages of this department under its packaged policy, tell their size."""
     demo.say(f"{name} binds its messages")
     config, prepared = f"{name}/client.toml", demo.prepared / "departments" / name
-    demo.client("roster", "approve", config, *members, "--roster", "authority/roster.msgpack")
+    demo.client("roster", "fetch", config)
+    demo.client("roster", "approve", config, *members, "--roster", f"{name}/roster.msgpack")
     for path in prepared.iterdir():
         shutil.copy(path, demo.folder / name)
     weights = demo.prepared / "models" / "minilm"
@@ -170,15 +188,14 @@ def agree(demo: Demo) -> str:
     for name in DEPARTMENTS:
         demo.say(f"{name} approves plan {digest[:16]}")
         config = f"{name}/client.toml"
-        demo.client("plan", "add", config, f"authority/plans/published/{digest}.plan")
+        demo.client("plan", "fetch", config)
         for role in ("steward", "it"):
             demo.client("plan", "approve", config, digest, "--person", f"{name}-{role}")
     return digest
 
 
 def run(demo: Demo, digest: str) -> None:
-    """Start everything, wait until every department is there, run the plan."""
-    demo.start("authority", "server", "up", "--home", "authority")
+    """Start the departments, wait until every one is there, run the plan, hand out the model."""
     for name in DEPARTMENTS:
         demo.start(name, "clients", "up", f"{name}/client.toml")
     deadline = time.monotonic() + READY_S
@@ -190,6 +207,11 @@ def run(demo: Demo, digest: str) -> None:
     began = time.monotonic()
     status = json.loads(demo.server("run", digest, "--json"))
     demo.say(f"The run {status['state']}: {status['rounds']} rounds in {time.monotonic() - began:.0f} s.")
+    (model,) = demo.folder.glob("authority/runs/*/model.safetensors")
+    demo.server("model", model.parent.name, "--release")
+    for name in DEPARTMENTS:
+        demo.client("model", "fetch", f"{name}/client.toml", model.parent.name)
+    demo.say("Every department has fetched the model from the authority's shelf and verified it.")
 
 
 def everybody_online(demo: Demo) -> bool:
@@ -209,6 +231,7 @@ def tell(demo: Demo, seconds: float) -> None:
     demo.say(f"{seconds:.0f} s in all. To look at, in {demo.folder}:")
     for what, where in (
         ("the model", model.relative_to(demo.folder)),
+        ("the same as a department installed it", f"police/models/{model.parent.name}"),
         ("what the run had to say", (model.parent / "log.jsonl").relative_to(demo.folder)),
         ("what a department's node had to say", "police/service/log/node.log"),
         ("everything a department decided, charged and let out", "cityfed-client audit show police/client.toml"),
