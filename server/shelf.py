@@ -30,7 +30,7 @@ from shared.shelf import FETCH, ITEM_KEY, LIST, SERVICE, Item, deadline_s
 
 _LOG = logging.getLogger(__name__)
 
-CALLS = 64
+CALLS = 256
 CALLS_OF_A_MEMBER = 4
 """Calls in progress, of all and of one department; further ones are refused."""
 

@@ -50,6 +50,7 @@ from shared.release import RELEASE_LABEL, ModelRelease, open_release
 from shared.roster import KeyEndorsement, endorse_key, open_roster
 from shared.secagg.shamir import share_from_bytes
 from shared.secagg.terms import RoundTerms
+from shared.shelf import Item, Listing
 from shared.tasks.encoder_files import read_config
 from shared.tasks.features import FeatureCache
 from simulation.scenario import Scenario
@@ -207,6 +208,8 @@ def _bodies() -> Iterator[tuple[type[Any], Record]]:
     yield ClosedRound, _closed()
     yield HeadReceipt, _head_receipt()
     yield Signed, _frozen_signed("receipt")
+    yield Item, Item(kind="plan", name=PLAN.digest().hex())
+    yield Listing, Listing(roster=True, plans=(PLAN.digest().hex(),), models=(PLAN.run_id().hex(),))
 
 
 def _signed() -> Iterator[tuple[str, Decoder]]:

@@ -61,7 +61,8 @@ def open_shelf_of(city: DeployedCity, deadline: Callable[[int], float] = deadlin
 def raw_caller(address: str, roots: bytes, files: TlsFiles | None) -> Iterator[grpc.Channel]:
     """A caller that does what it likes."""
     shown = (roots, files.key, files.certificate) if files else (roots,)
-    options = [("grpc.use_local_subchannel_pool", 1)]
+    # What is not read stays with the sender: a probed window may grow until a whole item is in it.
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
     with grpc.secure_channel(address, grpc.ssl_channel_credentials(*shown), options=options) as channel:
         yield channel
 
