@@ -1,7 +1,8 @@
 """Fetch what the authority publishes: roster, plans, models. This department pulls, nothing is pushed to it.
 
-What comes from the shelf is believed no more than the same file by mail: it is downloaded whole, held against the
-announced length and digest, verified as such a file would be, and only then put in place.
+What comes from the shelf is believed no more than the same file by mail: it is downloaded whole, verified as such a
+file would be, and only then put in place. A transfer has no digest of its own: the signature of roster, plan and record
+covers every byte, and the record has the digest of the model's file.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Shelf:
     def _download(
         self, method: str, item: Item | None, write: Callable[[memoryview], object], *, max_bytes: int
     ) -> None:
-        """Make one call; what it brings is the announced length and digest, or it ends by name."""
+        """Make one call; it brings as many bytes as were announced, or ends by name."""
         metadata = () if item is None else ((ITEM_KEY, encode(item)),)
         ask = self.channel.stream_stream(f"/{SERVICE}/{method}")
         call = ask(iter(()), metadata=metadata, timeout=deadline_s(max_bytes))

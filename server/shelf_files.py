@@ -88,7 +88,7 @@ def _verified(city: CityFile, item: Item, file: BufferedReader, folder: Path) ->
     record = (folder / MODEL_FILES["model-record"]).read_bytes()
     if _record(city, item.name, record).file_sha256 != digest.hexdigest():
         raise ModelError("model-changed", "The file is not the one that was signed.")
-    return Payload(length, digest.digest(), lambda offset, size: os.pread(file.fileno(), size, offset))
+    return Payload(length, lambda offset, size: os.pread(file.fileno(), size, offset))
 
 
 def _record(city: CityFile, run: str, data: bytes) -> ModelRelease:
