@@ -172,10 +172,6 @@ class Memory:
             if item.digest == digest
         )
 
-    def was_approved(self, digest: bytes) -> bool:
-        """Return whether anybody has approved a plan; a later refusal takes the yes back."""
-        return any(item.role for item in self.approvals_of(digest))
-
     def refused_by(self, digest: bytes) -> tuple[str, ...]:
         """Return the people whose refusal of a plan stands."""
         return tuple(sorted(self.refusals.get(digest, ())))

@@ -16,8 +16,9 @@ from clients.desk import open_memory
 from clients.memory import Memory
 from clients.plans import plan_of_run
 from clients.records import RoundFinished
+from clients.release_gate import require_release
 from shared.codec import decode, load_json
-from shared.errors import ConfigError, JournalError, ModelError, ProtocolError
+from shared.errors import ConfigError, JournalError, ModelError
 from shared.identity import Signed, open_signed
 from shared.journal import EntryKind
 from shared.messages import ClosedRound
@@ -56,13 +57,14 @@ def fetch_model(config_path: Path, run: str, *, source: Path, now: dt.datetime) 
     Raises:
         ConfigError: ``file-missing``, ``json-too-large``, ``json-content``, ``run-unknown``, ``plan-unknown``; the
             configuration is not in order.
-        ProtocolError: ``signature-invalid``, ``message-malformed``, ``release-foreign``, ``plan-unapproved``.
+        ProtocolError: ``signature-invalid``, ``message-malformed``, ``release-foreign``.
+        PolicyViolation: ``policy-refused``; the findings stand in the journal.
         ModelError: ``model-changed``, ``model-corrupt``, or not of the plan's layout.
         JournalError: the journal does not verify.
         SetupError: ``home-not-writable``.
 
     Guarantees:
-        Nothing is installed that the plan key did not sign, that comes from a plan which nobody approved here, or that
+        Nothing is installed that the plan key did not sign, that a rule of the release refuses (policies: E), or that
         differs from the model in the last account which this department countersigned.
     """
     release, plan, _ = _verified(config_path, source)
@@ -70,8 +72,7 @@ def fetch_model(config_path: Path, run: str, *, source: Path, now: dt.datetime) 
     if not run or not name.startswith(run):
         raise ConfigError("run-unknown", f"{source} holds the model of run {name}.")
     with open_memory(config_path, lambda: now) as memory:
-        if not memory.was_approved(plan.digest()):
-            raise ProtocolError("plan-unapproved", f"Nobody has approved the plan {plan.name} here.")
+        require_release(config_path, memory, plan, now=now)
         countersigned = _is_countersigned(memory, release)
     folder = config_path.parent / MODELS / name
     make_private_folder(folder)

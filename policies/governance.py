@@ -7,7 +7,7 @@ judged stands in :data:`policies.rules.RULES`.
 from __future__ import annotations
 
 from policies.facts import Facts
-from policies.findings import Finding, at_least, at_most, conclude, equal, holds, listed, missing, within
+from policies.findings import Check, Finding, at_least, at_most, conclude, equal, holds, listed, missing, within
 from policies.policy import Policy
 from shared.identity import fingerprint
 
@@ -160,6 +160,28 @@ def plan_approved(policy: Policy, facts: Facts) -> Finding:
     )
 
 
+def keys_pinned(policy: Policy, facts: Facts) -> Finding:
+    """R19 at release: the keys that verified plan and roster are the pinned ones; a model outlives its plan's dates."""
+    if facts.authority_key is None or facts.roster_key is None:
+        return missing("R19", "it", "the authority's keys")
+    return conclude(
+        "R19",
+        "it",
+        _pinned(policy, facts.authority_key, facts.roster_key),
+        good="The model comes from the authority that this department knows.",
+        bad="The model is not from the authority that this department knows.",
+    )
+
+
+def _pinned(policy: Policy, authority_key: bytes, roster_key: bytes) -> list[Check]:
+    """Compare both keys of the authority with the pinned ones."""
+    pins = policy.authority
+    return [
+        equal("key of the plan", fingerprint(authority_key), pins.plan_key_fingerprint),
+        equal("key of the roster", fingerprint(roster_key), pins.roster_key_fingerprint),
+    ]
+
+
 def authority_pinned(policy: Policy, facts: Facts) -> Finding:
     """R19: the keys that verified plan and roster are the pinned ones, and the plan is in date."""
     if facts.plan is None or facts.authority_key is None or facts.roster_key is None:
@@ -170,8 +192,7 @@ def authority_pinned(policy: Policy, facts: Facts) -> Finding:
         "R19",
         "it",
         [
-            equal("key of the plan", fingerprint(facts.authority_key), policy.authority.plan_key_fingerprint),
-            equal("key of the roster", fingerprint(facts.roster_key), policy.authority.roster_key_fingerprint),
+            *_pinned(policy, facts.authority_key, facts.roster_key),
             holds("dates of the plan", current, yes=f"within {plan.valid_from} to {plan.valid_until}", no="outside"),
         ],
         good="The plan comes from the authority that this department knows, and it is in date.",

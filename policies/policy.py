@@ -198,6 +198,13 @@ class Outgoing(Record, frozen=True, kw_only=True):
         return any(fnmatch.fnmatchcase(tensor, pattern) for pattern in self.tensors)
 
 
+class ReleaseCaps(Record, frozen=True, kw_only=True):
+    """Who may receive a model that learned from this data set, by the names that plans use (R21)."""
+
+    recipients: tuple[str, ...]
+    cross_border: bool = False
+
+
 class AuthorityPins(Record, frozen=True, kw_only=True):
     """The two keys of the authority, by the fingerprints that people compared (R19)."""
 
@@ -233,6 +240,7 @@ class Policy(Record, frozen=True, kw_only=True):
     privacy: PrivacyCaps
     aggregation: AggregationFloors
     outgoing: Outgoing
+    release: ReleaseCaps
     authority: AuthorityPins
     approval: ApprovalPeople
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from policies import governance, limits
+from policies import governance, limits, release
 from policies.facts import Facts, Phase
 from policies.findings import Finding
 from policies.policy import Policy
@@ -47,8 +47,10 @@ RULES: tuple[RuleEntry, ...] = (
     RuleEntry("R16", limits.update_matches_plan, frozenset({Phase.SEND})),
     RuleEntry("R17", limits.plan_metrics_allowed, _PLAN),
     RuleEntry("R17", limits.metrics_allowed, frozenset({Phase.SEND})),
-    RuleEntry("R19", governance.authority_pinned, _PLAN | {Phase.SEND, Phase.RELEASE}),
+    RuleEntry("R19", governance.authority_pinned, _PLAN | {Phase.SEND}),
+    RuleEntry("R19", governance.keys_pinned, frozenset({Phase.RELEASE})),
     RuleEntry("R19", governance.round_fresh, frozenset({Phase.ROUND})),
+    RuleEntry("R21", release.recipients_allowed, frozenset({Phase.OFFER, Phase.RELEASE})),
     RuleEntry("R23", governance.not_stopped, frozenset(Phase)),
 )
 """Every rule of this package; R28 (an error is a refusal) is :func:`policies.evaluate.evaluate` itself."""

@@ -91,6 +91,7 @@ def released_card(release: ModelRelease, plan: Plan, *, finished: dt.datetime) -
             facts=(
                 ("Task", f"learns {plan.task.label} from {', '.join(plan.task.features)}"),
                 ("Purpose", plan.purpose),
+                ("Recipients", release.terms.in_words()),
                 ("Run", release.run.hex()),
                 ("File", MODEL_FILE),
                 ("SHA-256 of the file", release.file_sha256),

@@ -30,7 +30,15 @@ from shared.codec import Record, decode, encode, load_json, parse_toml
 from shared.errors import ConfigError, ProtocolError
 from shared.identity import DepartmentId, Roster, Signed, verify_bytes
 from shared.package import package_digest
-from shared.plan import LocalOptimizer, ModelSpec, Plan, ServerOptimizerSpec, TaskSpec, default_aggregation
+from shared.plan import (
+    LocalOptimizer,
+    ModelSpec,
+    Plan,
+    ReleaseTerms,
+    ServerOptimizerSpec,
+    TaskSpec,
+    default_aggregation,
+)
 from shared.privacy.citywide import city_worst_case
 from shared.privacy.extras import plan_events, require_known
 from shared.private_files import make_private_folder
@@ -56,6 +64,7 @@ class PlanAsk(Record, frozen=True, kw_only=True):
     privacy: PrivacyAsk
     optimizer: LocalOptimizer
     server_optimizer: ServerOptimizerSpec = ServerOptimizerSpec()
+    release: ReleaseTerms = ReleaseTerms()
 
     def __post_init__(self) -> None:
         if not 0 < self.bound <= 1e6:
@@ -143,6 +152,7 @@ def draft(
         spare_attempts=ask.spare_attempts,
         local_optimizer=ask.optimizer,
         server_optimizer=ask.server_optimizer,
+        release=ask.release,
     )
     make_private_folder(home.models)
     write_model(home.model(plan.initial_model_sha256), basis.initial, plan)

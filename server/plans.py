@@ -17,6 +17,7 @@ from shared.plan import (
     LocalOptimizer,
     ModelSpec,
     Plan,
+    ReleaseTerms,
     ServerOptimizerSpec,
     TaskSpec,
     default_aggregation,
@@ -124,6 +125,7 @@ def draft_plan(
     spare_attempts: int,
     local_optimizer: LocalOptimizer,
     server_optimizer: ServerOptimizerSpec,
+    release: ReleaseTerms,
 ) -> Plan:
     """Put a plan together from what the departments declared.
 
@@ -162,6 +164,7 @@ def draft_plan(
             spare_attempts=spare_attempts,
             local_optimizer=local_optimizer,
             server_optimizer=server_optimizer,
+            release=release,
         )
     except ValueError as cause:
         raise ConfigError("plan-impossible", f"No plan {name} can be made of this: {cause}.") from cause

@@ -118,6 +118,7 @@ def _describe(folder: RunFolder, plan: Plan, rounds: tuple[RoundDone, ...]) -> t
         model_hash=digest,
         file_sha256=file_digest(data),
         privacy=privacy_statement(plan),
+        terms=plan.release,
     )
     return release, data
 

@@ -12,12 +12,18 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from shared.codec import Number, Record, encode, sha256
-from shared.identity import ByDepartment, DepartmentId, Signed, open_signed
+from shared.identity import DEPARTMENT_NAME, ByDepartment, DepartmentId, Name, Signed, open_signed
 from shared.parameters import Label, Layout
 from shared.privacy.plan import PrivacyParams
 from shared.privacy.shared_noise import check_ring, honest_shares
 
 PLAN_LABEL = "plan"
+
+HOLDERS = ("cohort", "central-authority")
+"""Who holds the final model whatever a plan says: the departments that train it, and the authority that adds it up."""
+
+PUBLIC = "public"
+"""The recipient that is everybody."""
 
 
 class TaskSpec(Record, frozen=True, kw_only=True):
@@ -127,6 +133,26 @@ class DatasetTerms(Record, frozen=True, kw_only=True):
             raise ValueError("`public_size` is at least 1 and `weight` lies in (0, 1]")
 
 
+class ReleaseTerms(Record, frozen=True, kw_only=True):
+    """What becomes of the final model: who receives it, and whether one of them is in another country (R21)."""
+
+    recipients: Annotated[tuple[Name, ...], Meta(max_length=100)] = HOLDERS
+    cross_border: bool = False
+
+    def __post_init__(self) -> None:
+        if len(set(self.recipients)) != len(self.recipients) or not set(HOLDERS) <= set(self.recipients):
+            # A plan that leaves them out would promise what nobody can keep.
+            raise ValueError('`recipients` names "cohort", "central-authority" and any others, each once')
+        if not all(DEPARTMENT_NAME.fullmatch(name) for name in self.recipients):
+            raise ValueError("a name in `recipients` is a lower-case letter, then up to 31 letters, digits or `-`")
+        if PUBLIC in self.recipients and not self.cross_border:
+            raise ValueError('`cross_border` is true where "public" receives the model')
+
+    def in_words(self) -> str:
+        """Say who receives the model."""
+        return f"{', '.join(self.recipients)}; {'also' if self.cross_border else 'nobody'} in another country"
+
+
 class Plan(Record, frozen=True, kw_only=True):
     """One run, completely. Signed by the authority under the label ``plan``."""
 
@@ -149,6 +175,7 @@ class Plan(Record, frozen=True, kw_only=True):
     spare_attempts: int = 2
     local_optimizer: LocalOptimizer
     server_optimizer: ServerOptimizerSpec
+    release: ReleaseTerms = ReleaseTerms()
 
     def __post_init__(self) -> None:
         if not (1 <= self.rounds <= 10_000 and 0 <= self.spare_attempts <= 1000 and self.approval >= 1):

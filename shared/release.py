@@ -11,7 +11,7 @@ from shared.errors import ModelError, ProtocolError
 from shared.identity import Signed, open_signed
 from shared.model_file import file_digest, model_of
 from shared.parameters import Label, Vector, model_hash
-from shared.plan import Plan
+from shared.plan import Plan, ReleaseTerms
 from shared.privacy.statement import PrivacyStatement
 
 RELEASE_LABEL = "model-release"
@@ -26,6 +26,7 @@ class ModelRelease(Record, frozen=True, kw_only=True):
         contributors: how many departments are in the sum of each finished round, in order.
         model_hash: of the vector, as in the signed account of the last round.
         file_sha256: of the safetensors file, in hex.
+        terms: who receives it, as in the plan that the departments approved.
     """
 
     run: Hash
@@ -37,6 +38,7 @@ class ModelRelease(Record, frozen=True, kw_only=True):
     model_hash: Hash
     file_sha256: Label
     privacy: PrivacyStatement
+    terms: ReleaseTerms
 
 
 def open_release(signed: Signed, *, key: bytes, plan: Plan) -> ModelRelease:
@@ -51,10 +53,10 @@ def open_release(signed: Signed, *, key: bytes, plan: Plan) -> ModelRelease:
         ProtocolError: ``signature-invalid``, ``message-malformed``, ``release-foreign``.
     """
     release = open_signed(key, RELEASE_LABEL, signed, ModelRelease)
-    said = (release.run, release.plan_digest, release.layout_digest, release.initial_model_sha256)
-    if said != (plan.run_id(), plan.digest(), plan.layout.digest(), plan.initial_model_sha256):
-        raise ProtocolError("release-foreign", f"The signed record is not about the model of the plan {plan.name}.")
-    if release.base_weights_sha256 != plan.model.base_weights_sha256 or len(release.contributors) != plan.rounds:
+    digests = (release.run, release.plan_digest, release.layout_digest, release.initial_model_sha256)
+    said = (*digests, release.base_weights_sha256, release.terms, len(release.contributors))
+    known = (plan.run_id(), plan.digest(), plan.layout.digest(), plan.initial_model_sha256)
+    if said != (*known, plan.model.base_weights_sha256, plan.release, plan.rounds):
         raise ProtocolError("release-foreign", f"The signed record is not about the model of the plan {plan.name}.")
     return release
 

@@ -16,7 +16,7 @@ from server.asks import PACKAGED, ModelChoice, PrivacyAsk, packaged_scenario
 from shared.codec import Record, load_toml, parse_toml, sha256
 from shared.errors import ConfigError
 from shared.identity import DEPARTMENT_NAME
-from shared.plan import LocalOptimizer, ServerOptimizerSpec, TaskSpec
+from shared.plan import LocalOptimizer, ReleaseTerms, ServerOptimizerSpec, TaskSpec
 from shared.privacy.extras import require_known
 from shared.privacy.plan import PerformanceFlags
 from simulation.network import Fault
@@ -86,6 +86,7 @@ class Scenario(Record, frozen=True, kw_only=True):
     privacy: PrivacyAsk
     optimizer: ArmOptimizers
     server_optimizer: ServerOptimizerSpec = ServerOptimizerSpec()
+    release: ReleaseTerms = ReleaseTerms()
     performance: PerformanceFlags = PerformanceFlags()
     faults: tuple[Fault, ...] = ()
 

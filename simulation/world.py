@@ -123,6 +123,7 @@ def open_world(
         spare_attempts=scenario.spare_attempts,
         local_optimizer=scenario.optimizer.federated,
         server_optimizer=scenario.server_optimizer,
+        release=scenario.release,
     )
     make_private_folder(folder / "authority")
     with ExitStack() as stack:

@@ -11,9 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from clients.config import open_journal
+from clients.data_check import bind_data
 from clients.models import fetch_model, predict
 from clients.plans import refuse_plan
-from clients.shelf import fetch_released
+from policies.evaluate import Decision
+from policies.facts import Phase
+from policies.load import sign_policy
 from server.city import load_city, load_plan_key
 from server.plan_files import load_published
 from server.release import write_model
@@ -22,9 +26,10 @@ from server.runs import RunFolder
 from shared.codec import decode, dump_json, load_json
 from shared.errors import CityFedError
 from shared.identity import IdentityKey, Signed, sign_record
+from shared.journal import EntryKind
 from shared.model_file import MODEL_FILE, file_digest
 from shared.parameters import model_hash
-from shared.plan import Plan
+from shared.plan import HOLDERS, Plan, ReleaseTerms
 from shared.release import CARD_FILE, RECORD_FILE, RELEASE_LABEL, ModelRelease, open_release
 from tests.city import FOUR
 from tests.deployed_city import DeployedCity, deploy_with_plan, now
@@ -83,6 +88,25 @@ def refused(finished: Finished, run: str = "") -> str:
     return caught.value.code
 
 
+def decided(finished: Finished, rule: str) -> bool:
+    """The newest finding about a rule in the department's journal."""
+    with open_journal(finished.config) as journal:
+        decision = decode(list(journal.entries(EntryKind.DECISION))[-1].body, Decision)
+    assert decision.phase is Phase.RELEASE
+    return all(item.ok for item in decision.findings if item.rule == rule)
+
+
+def with_policy(finished: Finished, old: str, new: str) -> None:
+    """Let the department's policy owner sign another policy."""
+    path = finished.config.parent / "policy.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    signature = sign_policy(finished.city.policy_owners["police"], path.read_bytes()).signature
+    path.with_name("policy.sig").write_bytes(signature)
+    bind_data(finished.config, now=now())
+
+
 def test_p4_the_signed_record_says_what_the_model_is_and_what_it_cost(original: Finished) -> None:
     signed = load_json((original.out / RECORD_FILE).read_bytes(), Signed, where="record")
     release = open_release(signed, key=load_city(original.city.authority).plan_key, plan=original.plan)
@@ -91,7 +115,14 @@ def test_p4_the_signed_record_says_what_the_model_is_and_what_it_cost(original: 
     assert 0 < release.privacy.epsilon <= 2
     assert release.privacy.epsilon < release.privacy.city_worst_case.epsilon
     card = (original.out / CARD_FILE).read_text()
-    for word in (release.file_sha256, release.plan_digest.hex(), *FOUR, "record, not per person", "City-wide worst"):
+    for word in (
+        release.file_sha256,
+        release.plan_digest.hex(),
+        *FOUR,
+        release.terms.in_words(),
+        "record, not per person",
+        "City-wide worst",
+    ):
         assert word in card
 
 
@@ -153,26 +184,20 @@ def test_p4_another_model_than_the_countersigned_one_is_not_installed_whoever_si
 
 def test_p4_a_model_of_a_plan_that_people_refused_is_not_installed(finished: Finished) -> None:
     refuse_plan(finished.config, finished.plan.digest().hex(), person="police-it", reason="", now=now())
-    assert refused(finished) == "plan-unapproved"
+    assert refused(finished) == "policy-refused"
+    assert decided(finished, "R10") is False
     assert refused(finished, "ff") == "run-unknown"
 
 
-def test_p4_a_model_from_the_shelf_is_judged_as_one_from_a_folder(finished: Finished) -> None:
-    home, run = finished.config.parent, finished.run.path.name
-    with open_shelf_of(finished.city):
-        with pytest.raises(CityFedError, match="no model of such a run"):
-            fetch_released(finished.config, run, now=now())
-        put_on_shelf(finished.city.authority, run, now=now())
-        refuse_plan(finished.config, finished.plan.digest().hex(), person="police-it", reason="", now=now())
-        with pytest.raises(CityFedError, match="Nobody has approved"):
-            fetch_released(finished.config, run, now=now())
-        assert not (home / "models").exists()
-        other = finished.city.config("health")
-        installed = fetch_released(other, run[:8], now=now())
-    assert installed.countersigned
-    for name in (MODEL_FILE, RECORD_FILE, CARD_FILE):
-        assert (other.parent / "models" / run / name).read_bytes() == (finished.out / name).read_bytes()
-    assert not [*home.glob(".fetch-*"), *other.parent.glob(".fetch-*")]
+def test_p4_a_model_whose_recipients_the_policy_does_not_list_any_more_is_not_installed(finished: Finished) -> None:
+    with_policy(finished, 'recipients = ["cohort", "central-authority"]', 'recipients = ["cohort"]')
+    assert refused(finished) == "policy-refused"
+    assert decided(finished, "R21") is False
+
+
+def test_p4_a_record_that_names_other_recipients_than_the_plan_is_not_installed(finished: Finished) -> None:
+    finished.sign_again(terms=ReleaseTerms(recipients=(*HOLDERS, "parks")))
+    assert refused(finished) == "release-foreign"
 
 
 def test_what_was_changed_after_it_was_installed_is_not_used(finished: Finished, tmp_path: Path) -> None:

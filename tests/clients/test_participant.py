@@ -35,7 +35,7 @@ from shared.messages import (
     decode_reply,
 )
 from shared.parameters import ExtraSpec, vector_from_bytes, vector_to_bytes
-from shared.plan import Plan
+from shared.plan import HOLDERS, Plan, ReleaseTerms
 from shared.privacy.accountant import MechanismEvent, epsilon
 from shared.privacy.ledger import AttemptBurned, ExtraCharge
 from simulation.network import InMemoryTransport
@@ -262,6 +262,10 @@ OFFERS: Mapping[str, tuple[Offer, str]] = {
     ),
     "plan with another contract": (lambda city: with_contract(city, "0" * 64), "policy-refused"),
     "plan for another purpose": (lambda city: approved_plan(city, purpose="marketing"), "policy-refused"),
+    "plan whose model goes to somebody else": (
+        lambda city: approved_plan(city, release=ReleaseTerms(recipients=(*HOLDERS, "parks"))),
+        "policy-refused",
+    ),
     "plan with more rounds than allowed": (
         lambda city: approved_plan(city, rounds=10_000, spare_attempts=0),
         "policy-refused",
@@ -288,6 +292,14 @@ def test_p4_a_contract_mismatch_names_its_rule_in_the_journal(city: City) -> Non
     police.handle(encode(with_contract(city, "0" * 64)))
     assert isinstance(police.last_refusal, PolicyViolation)
     assert "R06 (found contract in the plan: 000000" in police.last_refusal.message
+
+
+def test_p4_a_recipient_that_the_policy_does_not_list_is_named_in_the_journal(city: City) -> None:
+    police = city.world.participants[POLICE]
+    police.handle(encode(approved_plan(city, release=ReleaseTerms(recipients=(*HOLDERS, "parks")))))
+    (refused,) = (decode(item.body, Refused) for item in police.memory.journal.entries(EntryKind.REFUSAL))
+    assert refused.code == "policy-refused"
+    assert "R21 (found recipients: parks; allowed recipients: only cohort, central-authority)" in refused.message
 
 
 def test_a_plan_over_the_budget_is_told_as_a_budget_and_not_as_a_rule(city: City) -> None:

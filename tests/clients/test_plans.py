@@ -384,6 +384,7 @@ def test_the_commands_add_list_inspect_approve_and_refuse(run: Run, desk: Desk, 
     out = run("plan", "inspect", desk.config, desk.digest).out
     for word in ("purpose       emergency-triage", "learns request from description", "public size   90", "R10", "R12"):
         assert word in out
+    assert "recipients    cohort, central-authority; nobody in another country" in out
     assert f"{desk.plan.attempts} encrypted updates of {4 * desk.plan.layout.total_size} bytes" in out
     ended = run("plan", "approve", desk.config, desk.digest, "--person", STEWARD)
     assert ended.out == f"{STEWARD} approved small. It needs a steward and IT, one of them not its author.\n"

@@ -27,7 +27,23 @@ Change = Callable[..., Any]
 # The rules of each phase, written down a second time on purpose.
 EXPECTED = {
     Phase.BIND: ["R01", "R06", "R07", "R09", "R23"],
-    Phase.OFFER: ["R01", "R02", "R06", "R07", "R07", "R10", "R11", "R12", "R12", "R15", "R16", "R17", "R19", "R23"],
+    Phase.OFFER: [
+        "R01",
+        "R02",
+        "R06",
+        "R07",
+        "R07",
+        "R10",
+        "R11",
+        "R12",
+        "R12",
+        "R15",
+        "R16",
+        "R17",
+        "R19",
+        "R21",
+        "R23",
+    ],
     Phase.ROUND: [
         "R01",
         "R02",
@@ -47,7 +63,7 @@ EXPECTED = {
         "R23",
     ],
     Phase.SEND: ["R01", "R12", "R14", "R15", "R16", "R17", "R19", "R23"],
-    Phase.RELEASE: ["R01", "R02", "R10", "R12", "R19", "R23"],
+    Phase.RELEASE: ["R01", "R02", "R10", "R12", "R19", "R21", "R23"],
 }
 
 
@@ -139,7 +155,7 @@ def test_p4_default_deny_a_policy_that_allows_nothing_refuses(facts: Facts) -> N
     for phase in Phase:
         assert not evaluate(deny, facts, phase).accepted
     refused = {finding.rule for finding in evaluate(deny, facts, Phase.OFFER).failed}
-    assert {"R01", "R02", "R06", "R07", "R10", "R11", "R12", "R16", "R19"} <= refused
+    assert {"R01", "R02", "R06", "R07", "R10", "R11", "R12", "R16", "R19", "R21"} <= refused
 
 
 def test_p4_nothing_known_is_a_refusal_in_every_phase(policy: Policy) -> None:

@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from policies import governance, limits
+from policies import governance, limits, release
 from policies.facts import Approval, Facts
 from policies.findings import Finding
-from policies.policy import Policy, PopulationCap, PrivacyCaps
+from policies.policy import Policy, PopulationCap, PrivacyCaps, ReleaseCaps
 from policies.rules import RULES, Rule, RuleEntry
 from shared.identity import IdentityKey
 from shared.parameters import ExtraSpec
-from shared.plan import DatasetTerms
+from shared.plan import HOLDERS, PUBLIC, DatasetTerms, ReleaseTerms
 from shared.privacy.accountant import ACCOUNTANT
 
 Change = Callable[..., Any]
@@ -188,6 +190,18 @@ CASES = [
     Case(governance.round_fresh, "facts.round", 13, False),
     Case(governance.round_fresh, "facts.round", 0, False),
     Case(governance.round_fresh, "facts.last_round", 1, False),
+    Case(governance.keys_pinned, "facts.authority_key", STRANGER, False),
+    Case(governance.keys_pinned, "facts.roster_key", STRANGER, False),
+    Case(governance.keys_pinned, "facts.roster_key", None, False),
+    Case(governance.keys_pinned, "facts.today", PLAN_LAST + DAY, True),  # the model of an old plan is still a model
+    # R21
+    Case(release.recipients_allowed, "facts.plan.release", ReleaseTerms(recipients=(*HOLDERS, "parks")), False),
+    Case(release.recipients_allowed, "facts.plan.release", ReleaseTerms(cross_border=True), False),
+    Case(release.recipients_allowed, "facts.plan", None, False),
+    Case(release.recipients_allowed, "policy.release.recipients", (), False),
+    Case(release.recipients_allowed, "policy.release.recipients", ("cohort",), False),
+    Case(release.recipients_allowed, "policy.release.recipients", (*HOLDERS, "parks"), True),
+    Case(release.recipients_allowed, "policy.release.cross_border", True, True),
     # R23
     Case(governance.not_stopped, "facts.stopped", True, False),
     Case(governance.not_stopped, "facts.stopped", None, False),
@@ -234,9 +248,47 @@ def test_a_rule_that_needs_a_missing_fact_refuses(policy: Policy, facts: Facts) 
 def test_every_plan_rule_refuses_without_a_plan(policy: Policy, facts: Facts) -> None:
     without = dataclasses.replace(facts, plan=None)
     needs_none = {"policy_in_force", "contract_installed", "bound_columns_allowed", "enough_rows"}
-    needs_none |= {"budget_reserved", "aborted_rounds_few", "not_stopped"}
+    needs_none |= {"budget_reserved", "aborted_rounds_few", "keys_pinned", "not_stopped"}
     refused = {entry.function.__name__ for entry in RULES if not entry.function(policy, without).ok}
     assert refused == {entry.function.__name__ for entry in RULES} - needs_none
+
+
+NAMES = st.lists(st.sampled_from([*HOLDERS, PUBLIC, "parks", "water"]), unique=True).map(tuple)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(names=NAMES, allowed=NAMES, crossing=st.booleans(), may_cross=st.booleans())
+def test_p4_a_model_goes_to_listed_recipients_only(
+    *,
+    names: tuple[str, ...],
+    allowed: tuple[str, ...],
+    crossing: bool,
+    may_cross: bool,
+    policy: Policy,
+    facts: Facts,
+    change: Change,
+) -> None:
+    terms = ReleaseTerms(
+        recipients=(*HOLDERS, *(n for n in names if n not in HOLDERS)), cross_border=PUBLIC in names or crossing
+    )
+    judged = change(policy, "release", ReleaseCaps(recipients=allowed, cross_border=may_cross))
+    finding = release.recipients_allowed(judged, change(facts, "plan.release", terms))
+    assert finding.ok is (set(terms.recipients) <= set(allowed) and (may_cross or not terms.cross_border))
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"recipients": ("cohort",)},
+        {"recipients": ("central-authority",)},
+        {"recipients": (*HOLDERS, "cohort")},
+        {"recipients": (*HOLDERS, "Anybody at all")},
+        {"recipients": (*HOLDERS, PUBLIC)},
+    ],
+)
+def test_p4_a_plan_does_not_hide_who_gets_the_model(terms: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"recipients|cross_border"):
+        ReleaseTerms(**terms)
 
 
 def approvals(facts: Facts, *people: tuple[str, str, bool]) -> Facts:

@@ -14,7 +14,7 @@ from shared.errors import ProtocolError
 from shared.identity import DepartmentId, IdentityKey, Roster
 from shared.package import package_digest
 from shared.parameters import model_hash
-from shared.plan import LocalOptimizer, ModelSpec, Plan, ServerOptimizerSpec, TaskSpec, accept_plan
+from shared.plan import LocalOptimizer, ModelSpec, Plan, ReleaseTerms, ServerOptimizerSpec, TaskSpec, accept_plan
 from shared.privacy.accountant import MechanismEvent, epsilon, event_of
 from shared.privacy.extras import KNOWN, clamp_and_scale
 from shared.privacy.plan import PrivacyBudget
@@ -43,6 +43,7 @@ def draft(sizes: dict[DepartmentId, int]) -> Plan:
         spare_attempts=1,
         local_optimizer=LocalOptimizer(learning_rate=1.0),
         server_optimizer=ServerOptimizerSpec(),
+        release=ReleaseTerms(),
     )
 
 
