@@ -65,12 +65,13 @@ def privacy_audit(
     """Test whether the training code installed here keeps the epsilon that a plan claims; no record takes part."""
     from clients.plan_audit import audit_plan
     from clients.training.audit.page import HTML_FILE, lines
+    from shared.attack_audit import ATTACK_AUDIT_FILE
 
     result = audit_plan(config, plan, out=out, now=dt.datetime.now(dt.UTC))
     if as_json:
         print_json(result)
     else:
-        print_lines([*lines(result), f"Report: {out / HTML_FILE}"])
+        print_lines([*lines(result), f"Report: {out / HTML_FILE}. For the model's release: {out / ATTACK_AUDIT_FILE}"])
     result.require_passed()
 
 

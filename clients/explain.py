@@ -113,6 +113,7 @@ def inspection_lines(found: Inspection, policy: Policy) -> list[str]:
         f"  public size   {found.public_size}",
         f"  cohort        {', '.join(plan.cohort)}; readable as a sum over at least {sum_of.min_contributors}",
         f"  recipients    {plan.release.in_words()}",
+        f"  release       needs {plan.release.demands()}",
         f"  model         {plan.model.architecture}, {plan.model.trainable}, {plan.layout.total_size} numbers",
         f"  training      {plan.rounds} rounds and {plan.spare_attempts} spare, {privacy.steps} steps each",
         f"  privacy       epsilon {found.epsilon_asked:g} and delta {privacy.budget.delta:g} asked",

@@ -72,7 +72,7 @@ def fetch_model(config_path: Path, run: str, *, source: Path, now: dt.datetime) 
     if not run or not name.startswith(run):
         raise ConfigError("run-unknown", f"{source} holds the model of run {name}.")
     with open_memory(config_path, lambda: now) as memory:
-        require_release(config_path, memory, plan, now=now)
+        require_release(config_path, memory, release, plan, now=now)
         countersigned = _is_countersigned(memory, release)
     folder = config_path.parent / MODELS / name
     make_private_folder(folder)

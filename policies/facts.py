@@ -63,6 +63,21 @@ class OutgoingFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReleaseFacts:
+    """What the authority signed about a model, verified: its final account, who audited, who released it.
+
+    ``epsilon_computed`` is what this department computes from the plan; ``audited_by`` are the departments whose attack
+    audit held, ``approved_by`` is empty if nobody at the authority put their name to it.
+    """
+
+    epsilon: float
+    delta: float
+    epsilon_computed: float
+    audited_by: tuple[str, ...]
+    approved_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """The facts of one decision.
 
@@ -86,6 +101,7 @@ class Facts:
         aborted_rounds: rounds of this run in which this department sent an update and no sum came of it.
         reserved: whether the plan's charge is on disk.
         outgoing: what is about to leave.
+        release: what was signed about the model that is to be taken over.
     """
 
     today: dt.date
@@ -109,3 +125,4 @@ class Facts:
     aborted_rounds: int | None = None
     reserved: bool | None = None
     outgoing: OutgoingFacts | None = None
+    release: ReleaseFacts | None = None

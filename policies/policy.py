@@ -199,10 +199,12 @@ class Outgoing(Record, frozen=True, kw_only=True):
 
 
 class ReleaseCaps(Record, frozen=True, kw_only=True):
-    """Who may receive a model that learned from this data set, by the names that plans use (R21)."""
+    """Who may receive a model that learned from this data set (R21), and what plans have to demand first (R26, R27)."""
 
     recipients: tuple[str, ...]
     cross_border: bool = False
+    attack_audit: bool = True
+    human_approval: bool = False
 
 
 class AuthorityPins(Record, frozen=True, kw_only=True):

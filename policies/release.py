@@ -1,12 +1,15 @@
-"""What becomes of the final model: who receives it.
+"""What becomes of the final model: who receives it, and what there has to be before anybody does.
 
-Rule R21. A plain function ``(policy, facts) -> Finding``; when it is judged stands in :data:`policies.rules.RULES`.
+Rules R21, R26, R27. Each is a plain function ``(policy, facts) -> Finding``; when it is judged stands in
+:data:`policies.rules.RULES`. A demand is made twice: in the plan, whose approval binds the authority, and of the model.
 """
 
 from __future__ import annotations
 
+import math
+
 from policies.facts import Facts
-from policies.findings import Finding, conclude, holds, missing, within
+from policies.findings import Finding, conclude, equal, holds, missing, within
 from policies.policy import Policy
 
 
@@ -25,4 +28,68 @@ def recipients_allowed(policy: Policy, facts: Facts) -> Finding:
         ],
         good="The model goes to nobody who may not have it.",
         bad="The model would go to somebody who may not have it.",
+    )
+
+
+def approval_demanded(policy: Policy, facts: Facts) -> Finding:
+    """R26 for a plan: where the policy flags the use as high-risk, the plan demands a person's approval."""
+    if facts.plan is None:
+        return missing("R26", "dpo", "a plan")
+    demanded = not policy.release.human_approval or facts.plan.release.human_approval is True
+    return conclude(
+        "R26",
+        "dpo",
+        [holds("approval by a person", demanded, yes="demanded where the policy says so", no="not demanded")],
+        good="The plan has the model released by a person wherever this department wants that.",
+        bad="The plan lets the model be released without a person's approval, which this department wants.",
+    )
+
+
+def approval_given(policy: Policy, facts: Facts) -> Finding:
+    """R26 at release: somebody at the authority put their name to it, where plan or policy demand that."""
+    if facts.plan is None or facts.release is None:
+        return missing("R26", "dpo", "a plan and the record of its model")
+    demanded = policy.release.human_approval is not False or facts.plan.release.human_approval is not False
+    given = bool(facts.release.approved_by.strip())
+    return conclude(
+        "R26",
+        "dpo",
+        [holds("approval by a person", given or not demanded, yes="given where demanded", no="none")],
+        good="Whoever has to approve the release of the model by name has done so.",
+        bad="Nobody at the authority put their name to the release of the model.",
+    )
+
+
+def audit_demanded(policy: Policy, facts: Facts) -> Finding:
+    """R27 for a plan: it demands an attack audit where the policy wants one, so that approving it binds the centre."""
+    if facts.plan is None:
+        return missing("R27", "dpo", "a plan")
+    demanded = not policy.release.attack_audit or facts.plan.release.attack_audit is True
+    return conclude(
+        "R27",
+        "dpo",
+        [holds("attack audit", demanded, yes="demanded where the policy says so", no="not demanded")],
+        good="The plan demands an attack audit wherever this department wants one.",
+        bad="The plan lets the model be released without an attack audit, which this department wants.",
+    )
+
+
+def release_accounted(policy: Policy, facts: Facts) -> Finding:
+    """R27 at release: the final epsilon is stated in full, and an attack audit is there if plan or policy want it."""
+    if facts.plan is None or facts.release is None:
+        return missing("R27", "dpo", "a plan and the record of its model")
+    said, plan = facts.release, facts.plan
+    demanded = policy.release.attack_audit is not False or plan.release.attack_audit is not False
+    # Equal numbers of two machines may differ in their last digits.
+    full = said.epsilon >= said.epsilon_computed or math.isclose(said.epsilon, said.epsilon_computed, rel_tol=1e-9)
+    return conclude(
+        "R27",
+        "dpo",
+        [
+            holds("final epsilon", full, yes="at least as computed here", no="less than computed here"),
+            equal("delta", repr(said.delta), repr(plan.privacy.budget.delta)),
+            holds("attack audit", bool(said.audited_by) or not demanded, yes="there where demanded", no="none"),
+        ],
+        good="The model comes with its final privacy account, and with an attack audit where one is demanded.",
+        bad="The model lacks its full privacy account, or the attack audit that is demanded.",
     )

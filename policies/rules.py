@@ -52,5 +52,9 @@ RULES: tuple[RuleEntry, ...] = (
     RuleEntry("R19", governance.round_fresh, frozenset({Phase.ROUND})),
     RuleEntry("R21", release.recipients_allowed, frozenset({Phase.OFFER, Phase.RELEASE})),
     RuleEntry("R23", governance.not_stopped, frozenset(Phase)),
+    RuleEntry("R26", release.approval_demanded, frozenset({Phase.OFFER})),
+    RuleEntry("R26", release.approval_given, frozenset({Phase.RELEASE})),
+    RuleEntry("R27", release.audit_demanded, frozenset({Phase.OFFER})),
+    RuleEntry("R27", release.release_accounted, frozenset({Phase.RELEASE})),
 )
 """Every rule of this package; R28 (an error is a refusal) is :func:`policies.evaluate.evaluate` itself."""

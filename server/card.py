@@ -6,6 +6,8 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.attack_audit import AttackAudit, AuditedClaim
+from shared.codec import decode
 from shared.model_file import MODEL_FILE
 from shared.plan import Plan
 from shared.privacy.statement import PrivacyStatement
@@ -75,6 +77,21 @@ def city_sentence(epsilon: float, delta: float) -> str:
     )
 
 
+def audit_sentence(release: ModelRelease) -> str:
+    """Say what the attacks on the departments' training code found."""
+    audits = [decode(item.body, AttackAudit) for item in release.audits]
+    found = [f"{item.department}: {'; '.join(map(_claim_words, item.claims))}" for item in audits]
+    return ". ".join(found) or "none"
+
+
+def _claim_words(claim: AuditedClaim) -> str:
+    """Say what an attack found about one claim; far below the claim is what correct code gives."""
+    return (
+        f"{claim.name} claim {figures.epsilon(claim.epsilon)}, epsilon at least {figures.epsilon(claim.lower_bound)} "
+        f"found, at most {figures.epsilon(claim.ceiling)} could be"
+    )
+
+
 def released_card(release: ModelRelease, plan: Plan, *, finished: dt.datetime) -> str:
     """Return the card of a deployed run's model.
 
@@ -92,6 +109,8 @@ def released_card(release: ModelRelease, plan: Plan, *, finished: dt.datetime) -
                 ("Task", f"learns {plan.task.label} from {', '.join(plan.task.features)}"),
                 ("Purpose", plan.purpose),
                 ("Recipients", release.terms.in_words()),
+                ("Released by", release.approved_by or "the authority"),
+                ("Attack audit of the training code", audit_sentence(release)),
                 ("Run", release.run.hex()),
                 ("File", MODEL_FILE),
                 ("SHA-256 of the file", release.file_sha256),

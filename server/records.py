@@ -82,6 +82,16 @@ class RoundFailed(Record, frozen=True, kw_only=True):
     message: str
 
 
+class ModelReleased(Record, frozen=True, kw_only=True):
+    """A model was signed: for whom, with whose attack audits, and by whom if a person's name was asked for."""
+
+    run: bytes
+    file_sha256: str
+    recipients: tuple[str, ...]
+    audited_by: tuple[str, ...]
+    approved_by: str
+
+
 class RunEnded(Record, frozen=True, kw_only=True):
     """The end of a run: ``completed`` or ``failed``."""
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from server.audit import OWNER
 from server.card import released_card
 from server.city import load_city, load_plan_key
 from server.home import AuthorityHome
 from server.office import open_office
-from server.records import RoundDone, RoundFailed, RunEnded
+from server.records import ModelReleased, RoundDone, RoundFailed, RunEnded
+from server.roster import load_members
 from server.runs import RunFolder, run_folder
-from shared.codec import Record, decode, dump_json
+from shared.attack_audit import ATTACK_AUDIT_FILE, open_attack_audits
+from shared.codec import decode, dump_json, load_json
 from shared.errors import ConfigError, JournalError, ModelError
-from shared.identity import sign_record
+from shared.identity import DepartmentId, Signed, sign_record
 from shared.journal import EntryKind, Journal
 from shared.model_file import MODEL_FILE, file_digest, read_model
 from shared.parameters import model_hash
@@ -25,30 +29,32 @@ from shared.private_files import make_private_folder, replace_private_file
 from shared.release import CARD_FILE, RECORD_FILE, RELEASE_LABEL, ModelRelease
 
 
-class ModelReleased(Record, frozen=True, kw_only=True):
-    """Body of ``model-released``: whose model was put on the shelf, and which file it is."""
-
-    run: bytes
-    file_sha256: str
-
-
-def release_model(home: AuthorityHome, run: str, out: Path) -> ModelRelease:
+def release_model(
+    home: AuthorityHome, run: str, out: Path, *, now: dt.datetime, audits: Sequence[Path] = (), approved_by: str = ""
+) -> ModelRelease:
     """Write a completed run's model, the signed record about it, and its card.
 
     Args:
         home: the authority's home.
         run: the run's id in hex, or its first digits.
         out: folder to write to; made if it does not exist, and only its three files are replaced.
+        now: the present time, UTC.
+        audits: attack audits of the plan, as `cityfed-client privacy-audit` signs them.
+        approved_by: the person who releases the model, if any.
 
     Raises:
-        ConfigError: ``run-unknown``, ``run-ambiguous``, ``run-not-completed``; the home is not in order.
-        ProtocolError: the run's plan does not verify.
+        ConfigError: ``run-unknown``, ``run-ambiguous``, ``run-not-completed``, ``file-missing``, ``json-content``,
+            ``audit-missing``, ``approver-missing``; the home is not in order.
+        ProtocolError: the run's plan does not verify, or an audit: ``audit-foreign``, ``audit-repeated``,
+            ``signature-invalid``.
+        AuditError: ``audit-failed``.
         JournalError: the authority's journal does not verify, or knows no such run; ``run-unfinished``.
         ModelError: ``model-missing``, ``model-corrupt``, ``model-changed``.
         SetupError: ``home-not-writable``.
 
     Guarantees:
-        What is signed is the model of the account that the departments countersigned in the last round.
+        What is signed is the model of the account that the departments countersigned in the last round. Nothing is
+        signed without what the plan demands, nor before the office's journal says for whom and by whom (R21, R26, R27).
     """
     release, files = _release(home, run)
     _write(out, files)
@@ -85,20 +91,48 @@ def _release(home: AuthorityHome, run: str) -> tuple[ModelRelease, dict[str, byt
         raise ConfigError("run-not-completed", f"The run in {folder.path} has not been completed: it has no model.")
     plan = accept_plan(folder.submitted().plan, load_city(home).plan_key)
     rounds, finished = _finished_rounds(home, plan)
-    release, data = _describe(folder, plan, rounds)
-    record = sign_record(load_plan_key(home), RELEASE_LABEL, release)
-    return release, {
-        MODEL_FILE: data,
-        RECORD_FILE: dump_json(record),
-        CARD_FILE: released_card(release, plan, finished=finished).encode(),
-    }
+    signed_audits = tuple(_read_audit(path) for path in audits)
+    audited_by = _require_demands(home, plan, signed_audits, approved_by)
+    described, data = _describe(folder, plan, rounds)
+    release = replace(described, audits=signed_audits, approved_by=approved_by)
+    note = ModelReleased(
+        run=release.run,
+        file_sha256=release.file_sha256,
+        recipients=plan.release.recipients,
+        audited_by=audited_by,
+        approved_by=approved_by,
+    )
+    with open_office(home) as office:
+        office.journal.append(EntryKind.RELEASED, note, now=now)
+    make_private_folder(out)
+    replace_private_file(out / MODEL_FILE, data)
+    replace_private_file(out / RECORD_FILE, dump_json(sign_record(load_plan_key(home), RELEASE_LABEL, release)))
+    replace_private_file(out / CARD_FILE, released_card(release, plan, finished=finished).encode())
+    return release
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files that were not there, or replace them one by one."""
-    make_private_folder(folder)
-    for name, content in files.items():
-        replace_private_file(folder / name, content)
+def _read_audit(path: Path) -> Signed:
+    """Read a signed audit; nothing in it is believed yet."""
+    try:
+        return load_json(path.read_bytes(), Signed, where=str(path))
+    except OSError as cause:
+        raise ConfigError("file-missing", f"{path} cannot be read.") from cause
+
+
+def _require_demands(
+    home: AuthorityHome, plan: Plan, audits: Sequence[Signed], approved_by: str
+) -> tuple[DepartmentId, ...]:
+    """Refuse to release without what the approved plan demands; returns the departments whose audit goes with it."""
+    keys = {name: (key,) for name, key in load_members(home).roster.members.items()}
+    opened = open_attack_audits(audits, plan=plan, keys=keys)
+    if plan.release.attack_audit and not opened:
+        raise ConfigError(
+            "audit-missing",
+            f"The plan {plan.name} demands an attack audit: a department of its cohort makes `{ATTACK_AUDIT_FILE}`.",
+        )
+    if plan.release.human_approval and not approved_by.strip():
+        raise ConfigError("approver-missing", f"The plan {plan.name} demands that a person releases the model by name.")
+    return tuple(DepartmentId(item.department) for item in opened)
 
 
 def _describe(folder: RunFolder, plan: Plan, rounds: tuple[RoundDone, ...]) -> tuple[ModelRelease, bytes]:

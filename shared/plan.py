@@ -134,10 +134,19 @@ class DatasetTerms(Record, frozen=True, kw_only=True):
 
 
 class ReleaseTerms(Record, frozen=True, kw_only=True):
-    """What becomes of the final model: who receives it, and whether one of them is in another country (R21)."""
+    """What becomes of the final model: who receives it, and what there has to be before that.
+
+    Attributes:
+        recipients: who receives it (R21).
+        cross_border: whether one of them is in another country (R21).
+        attack_audit: whether at least one department's passed attack audit goes with it (R27).
+        human_approval: whether a person at the authority releases it by name: a use flagged as high-risk (R26).
+    """
 
     recipients: Annotated[tuple[Name, ...], Meta(max_length=100)] = HOLDERS
     cross_border: bool = False
+    attack_audit: bool = True
+    human_approval: bool = False
 
     def __post_init__(self) -> None:
         if len(set(self.recipients)) != len(self.recipients) or not set(HOLDERS) <= set(self.recipients):
@@ -151,6 +160,11 @@ class ReleaseTerms(Record, frozen=True, kw_only=True):
     def in_words(self) -> str:
         """Say who receives the model."""
         return f"{', '.join(self.recipients)}; {'also' if self.cross_border else 'nobody'} in another country"
+
+    def demands(self) -> str:
+        """Say what there has to be before anybody receives it."""
+        asked = ["the final epsilon", *["an attack audit"] * self.attack_audit]
+        return ", ".join([*asked, *["a person's approval at the authority"] * self.human_approval])
 
 
 class Plan(Record, frozen=True, kw_only=True):

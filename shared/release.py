@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from shared.attack_audit import Audits
 from shared.codec import Hash, Number, Record
 from shared.errors import ModelError, ProtocolError
 from shared.identity import Signed, open_signed
@@ -26,7 +27,9 @@ class ModelRelease(Record, frozen=True, kw_only=True):
         contributors: how many departments are in the sum of each finished round, in order.
         model_hash: of the vector, as in the signed account of the last round.
         file_sha256: of the safetensors file, in hex.
-        terms: who receives it, as in the plan that the departments approved.
+        terms: who receives it, and what there has to be, as in the plan that the departments approved.
+        audits: attack audits that departments signed.
+        approved_by: who at the authority released it; empty if nobody's name was asked for.
     """
 
     run: Hash
@@ -39,6 +42,8 @@ class ModelRelease(Record, frozen=True, kw_only=True):
     file_sha256: Label
     privacy: PrivacyStatement
     terms: ReleaseTerms
+    audits: Audits = ()
+    approved_by: Label = ""
 
 
 def open_release(signed: Signed, *, key: bytes, plan: Plan) -> ModelRelease:

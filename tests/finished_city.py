@@ -8,7 +8,9 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 
-from clients.config import load_department, open_journal
+import msgspec
+
+from clients.config import load_config, load_department, open_journal
 from clients.participant import Participant
 from clients.training.noise import UnsafeSeededSource
 from server.audit import OWNER
@@ -20,8 +22,13 @@ from server.release import write_model
 from server.results import RunResult
 from server.roster import load_members
 from server.runs import RunFolder, RunStatus, Submitted
+from shared.attack_audit import ATTACK_AUDIT_FILE, ATTACK_AUDIT_LABEL, AttackAudit, AuditedClaim
+from shared.codec import dump_json
+from shared.identity import sign_record
 from shared.journal import Journal
+from shared.keystore import load_identity
 from shared.model_file import MODEL_FILE, read_model
+from shared.plan import Plan
 from shared.supervise import process_status
 from simulation.network import InMemoryTransport
 from tests.deployed_city import DeployedCity, now
@@ -61,6 +68,27 @@ def file_run(city: DeployedCity, digest: str, result: RunResult) -> RunFolder:
     write_model(folder.path / MODEL_FILE, result.model, plan)
     folder.write(RunStatus(state="completed", process=process_status(os.getpid()), since=now()))
     return folder
+
+
+def attack_audit(city: DeployedCity, signer: str, plan: Plan, folder: Path, **changes: object) -> Path:
+    """A passed audit as a department signs it; that the command makes such a file is tested with the command."""
+    claims = tuple(
+        AuditedClaim(name=name, epsilon=epsilon, lower_bound=epsilon / 3, ceiling=6.0)
+        for name, epsilon in (("reference", 1.0), ("plan", plan.privacy.budget.epsilon))
+    )
+    audit = AttackAudit(
+        department=signer,
+        plan_digest=plan.digest(),
+        package_digest=plan.package_digest,
+        claims=claims,
+        failures=(),
+    )
+    identity = load_identity(city.home(signer) / load_config(city.config(signer)).identity)
+    signed = sign_record(identity, ATTACK_AUDIT_LABEL, msgspec.structs.replace(audit, **changes))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{signer}-{ATTACK_AUDIT_FILE}"
+    path.write_bytes(dump_json(signed))
+    return path
 
 
 def copied(city: DeployedCity, folder: Path) -> DeployedCity:

@@ -19,10 +19,13 @@ from policies.evaluate import Decision
 from policies.facts import Phase
 from policies.load import sign_policy
 from server.city import load_city, load_plan_key
+from server.office import open_office
 from server.plan_files import load_published
+from server.records import ModelReleased
 from server.release import write_model
 from server.released import put_on_shelf, release_model
 from server.runs import RunFolder
+from shared.attack_audit import AuditedClaim
 from shared.codec import decode, dump_json, load_json
 from shared.errors import CityFedError
 from shared.identity import IdentityKey, Signed, sign_record
@@ -32,9 +35,8 @@ from shared.parameters import model_hash
 from shared.plan import HOLDERS, Plan, ReleaseTerms
 from shared.release import CARD_FILE, RECORD_FILE, RELEASE_LABEL, ModelRelease, open_release
 from tests.city import FOUR
-from tests.deployed_city import DeployedCity, deploy_with_plan, now
-from tests.finished_city import copied, file_run, run_published
-from tests.shelf_city import open_shelf_of
+from tests.deployed_city import SMALL_ASK, DeployedCity, deploy_with_plan, now
+from tests.finished_city import attack_audit, copied, file_run, run_published
 
 TEXTS = ["we need water and food, please send help", "the council met and discussed the budget"]
 
@@ -53,10 +55,15 @@ class Finished:
     def fetch(self, run: str = "") -> object:
         return fetch_model(self.config, run or self.run.path.name, source=self.out, now=now())
 
+    def audit(self, signer: str = "health", **changes: object) -> Path:
+        return attack_audit(self.city, signer, self.plan, self.out.parent / "audits", **changes)
+
+    def record(self) -> ModelRelease:
+        return decode(load_json((self.out / RECORD_FILE).read_bytes(), Signed, where="record").body, ModelRelease)
+
     def sign_again(self, **changes: object) -> None:
         """Let the authority's key sign something else."""
-        signed = load_json((self.out / RECORD_FILE).read_bytes(), Signed, where="record")
-        changed = msgspec.structs.replace(decode(signed.body, ModelRelease), **changes)
+        changed = msgspec.structs.replace(self.record(), **changes)
         key = load_plan_key(self.city.authority)
         (self.out / RECORD_FILE).write_bytes(dump_json(sign_record(key, RELEASE_LABEL, changed)))
 
@@ -66,8 +73,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("city")
     city, digest = deploy_with_plan(folder / "city")
     run = file_run(city, digest, run_published(city, digest))
-    release_model(city.authority, run.path.name[:12], folder / "out")
-    return Finished(city, load_published(city.authority, digest)[1], run, folder / "out")
+    plan = load_published(city.authority, digest)[1]
+    audit = attack_audit(city, "health", plan, folder / "audits")
+    release_model(city.authority, run.path.name[:12], folder / "out", now=now(), audits=[audit])
+    return Finished(city, plan, run, folder / "out")
 
 
 @pytest.fixture
@@ -79,6 +88,11 @@ def finished(original: Finished, tmp_path: Path) -> Finished:
     for path in original.out.iterdir():
         (out / path.name).write_bytes(path.read_bytes())
     return Finished(city, original.plan, RunFolder(city.authority.runs / original.run.path.name), out)
+
+
+def release(finished: Finished, *audits: Path, approved_by: str = "") -> ModelRelease:
+    home, run = finished.city.authority, finished.run.path.name
+    return release_model(home, run, finished.out, now=now(), audits=audits, approved_by=approved_by)
 
 
 def refused(finished: Finished, run: str = "") -> str:
@@ -129,14 +143,14 @@ def test_p4_the_signed_record_says_what_the_model_is_and_what_it_cost(original: 
 def test_a_run_that_did_not_complete_has_no_model(finished: Finished) -> None:
     finished.run.write(msgspec.structs.replace(finished.run.status(), state="failed"))
     with pytest.raises(CityFedError, match="has not been completed") as caught:
-        release_model(finished.city.authority, finished.run.path.name, finished.out)
+        release(finished, finished.audit())
     assert caught.value.code == "run-not-completed"
 
 
 def test_p4_a_model_that_is_not_the_last_rounds_is_not_signed(finished: Finished) -> None:
     write_model(finished.run.path / MODEL_FILE, np.zeros(finished.plan.layout.size, dtype=np.float32), finished.plan)
     with pytest.raises(CityFedError) as caught:
-        release_model(finished.city.authority, finished.run.path.name, finished.out)
+        release(finished, finished.audit())
     assert caught.value.code == "model-changed"
 
 
@@ -198,6 +212,96 @@ def test_p4_a_model_whose_recipients_the_policy_does_not_list_any_more_is_not_in
 def test_p4_a_record_that_names_other_recipients_than_the_plan_is_not_installed(finished: Finished) -> None:
     finished.sign_again(terms=ReleaseTerms(recipients=(*HOLDERS, "parks")))
     assert refused(finished) == "release-foreign"
+
+
+# --- the release gate (R26, R27) ---------------------------------------------------------------------------
+
+
+def not_released(finished: Finished, *audits: Path) -> str:
+    before = sorted((path.name, path.read_bytes()) for path in finished.out.iterdir())
+    with pytest.raises(CityFedError) as caught:
+        release(finished, *audits)
+    assert before == sorted((path.name, path.read_bytes()) for path in finished.out.iterdir())
+    return caught.value.code
+
+
+def test_p4_without_the_audit_that_the_plan_demands_nothing_is_signed(finished: Finished) -> None:
+    assert finished.plan.release.attack_audit
+    assert not_released(finished) == "audit-missing"
+
+
+REFUTED = tuple(AuditedClaim(name=name, epsilon=2.0, lower_bound=2.1, ceiling=6.0) for name in ("reference", "plan"))  # type: ignore[arg-type]  # both are claims
+AUDITS: dict[str, tuple[dict[str, object], str]] = {
+    "of another plan": ({"plan_digest": bytes(32)}, "audit-foreign"),
+    "of another package": ({"package_digest": "0" * 64}, "audit-foreign"),
+    "in another's name": ({"department": "police"}, "signature-invalid"),
+    "of a stranger": ({"department": "zoo"}, "audit-foreign"),
+    "that failed": ({"failures": ("claim-exceeded",)}, "audit-failed"),
+    "that refutes a claim and does not say so": ({"claims": REFUTED}, "audit-failed"),
+    "without the plan's claim": ({"claims": REFUTED[:1]}, "audit-failed"),
+    "without a claim": ({"claims": ()}, "audit-failed"),
+}
+
+
+@pytest.mark.parametrize("name", AUDITS)
+def test_p4_an_audit_counts_for_nobody(finished: Finished, name: str) -> None:
+    """Neither for the authority, nor for a department if the authority's key signed it all the same."""
+    changes, code = AUDITS[name]
+    path = finished.audit(**changes)
+    assert not_released(finished, path) == code
+    finished.sign_again(audits=(load_json(path.read_bytes(), Signed, where="audit"),))
+    assert refused(finished) == code
+
+
+def test_p4_one_department_is_one_audit(finished: Finished) -> None:
+    path = finished.audit()
+    assert not_released(finished, path, path) == "audit-repeated"
+    assert len(release(finished, path, finished.audit("police")).audits) == 2
+    finished.fetch()
+
+
+def test_p4_a_model_without_the_audit_is_not_installed_whoever_signed_it(finished: Finished) -> None:
+    finished.sign_again(audits=())
+    assert refused(finished) == "policy-refused"
+    assert decided(finished, "R27") is False
+
+
+@pytest.mark.parametrize("change", [{"epsilon": 0.1}, {"epsilon": float("nan")}, {"delta": 1e-9}])
+def test_p4_a_model_that_is_said_to_have_cost_less_is_not_installed(
+    finished: Finished, change: dict[str, float]
+) -> None:
+    finished.sign_again(privacy=msgspec.structs.replace(finished.record().privacy, **change))
+    assert refused(finished) == "policy-refused"
+    assert decided(finished, "R27") is False
+
+
+def test_p4_a_department_that_wants_a_persons_approval_sees_one_or_installs_nothing(finished: Finished) -> None:
+    with_policy(finished, "human_approval = false", "human_approval = true")
+    assert refused(finished) == "policy-refused"
+    assert decided(finished, "R26") is False
+    release(finished, finished.audit(), approved_by="head of office")
+    finished.fetch()
+    assert "head of office" in (finished.out / CARD_FILE).read_text()
+
+
+def test_p5_a_release_is_in_the_offices_journal_with_whom_it_is_for(finished: Finished) -> None:
+    signed = release(finished, finished.audit("police"), approved_by="head of office")
+    with open_office(finished.city.authority) as office:
+        note = decode(list(office.journal.entries(EntryKind.RELEASED))[-1].body, ModelReleased)
+    assert (note.run, note.file_sha256) == (signed.run, signed.file_sha256)
+    assert (note.recipients, note.audited_by, note.approved_by) == (HOLDERS, ("police",), "head of office")
+
+
+def test_p4_a_plan_that_demands_a_person_is_not_released_without_one(tmp_path: Path) -> None:
+    city, digest = deploy_with_plan(
+        tmp_path / "city", ask=msgspec.structs.replace(SMALL_ASK, release=ReleaseTerms(human_approval=True))
+    )
+    plan = load_published(city.authority, digest)[1]
+    run = file_run(city, digest, run_published(city, digest))
+    (tmp_path / "out").mkdir()
+    flagged = Finished(city, plan, run, tmp_path / "out")
+    assert not_released(flagged, flagged.audit()) == "approver-missing"
+    assert release(flagged, flagged.audit(), approved_by="head of office").approved_by == "head of office"
 
 
 def test_what_was_changed_after_it_was_installed_is_not_used(finished: Finished, tmp_path: Path) -> None:

@@ -141,25 +141,22 @@ def model(
     run_id: RunArgument,
     *,
     home: HomeOption = Path(DEFAULT_HOME),
-    release: Annotated[
-        bool, typer.Option("--release", help="Put it on the shelf, where every department may fetch it.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write to; default `model`.", metavar="DIR")
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.", metavar="DIR")] = Path("model"),
+    audits: Annotated[
+        list[Path] | None,
+        typer.Option("--audit", help="A department's `attack-audit.json`. May be repeated.", metavar="FILE"),
     ] = None,
+    approved_by: Annotated[
+        str, typer.Option("--approved-by", help="Who releases it, where the plan wants a name.", metavar="PERSON")
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Write a completed run's model with what is signed about it and its card, or put it on the shelf."""
     from server.home import AuthorityHome
     from server.released import put_on_shelf, release_model
 
-    authority, folder, lines = AuthorityHome(home), out or Path("model"), list[str]()
-    if release:
-        released = put_on_shelf(authority, run_id, now=dt.datetime.now(dt.UTC))
-        lines.append(f"The model of run {released.run.hex()} is on the shelf: departments may fetch it.")
-    if out is not None or not release:
-        released = release_model(authority, run_id, folder)
-        lines.append(f"{folder} holds the model of run {released.run.hex()}: hand the whole folder out.")
+    now = dt.datetime.now(dt.UTC)
+    release = release_model(AuthorityHome(home), run_id, out, now=now, audits=audits or (), approved_by=approved_by)
     if as_json:
         print_json(released)
     else:

@@ -11,7 +11,8 @@ import pytest
 from clients.cli import main
 from clients.training.audit.run import AuditResult
 from server.plans import sign_plan
-from shared.codec import encode
+from shared.attack_audit import ATTACK_AUDIT_FILE, open_attack_audits
+from shared.codec import encode, load_json
 from shared.identity import DepartmentId, IdentityKey, Signed
 from simulation.world import CONFIG_FILE
 from tests.city import City, open_city
@@ -59,6 +60,12 @@ def test_a_plan_is_audited_through_the_installed_code_without_rows_or_journal(
     assert own.bound.ceiling > 4
     assert (result.inversion.informative, result.inversion.holds) == (True, True)
     assert "Lower bound on epsilon" in (out / "audit.html").read_text()
+    signed = load_json((out / ATTACK_AUDIT_FILE).read_bytes(), Signed, where="audit")
+    keys = {"police": (department.identity.public,)}
+    (audit,) = open_attack_audits([signed], plan=plan, keys=keys)
+    assert [(item.epsilon, item.lower_bound) for item in audit.claims] == [
+        (item.claim.epsilon, item.bound.epsilon) for item in result.claims
+    ]
     assert before == (department.declaration, city.world.participants[department.name].memory.journal.head)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from policies.facts import Approval, BudgetFacts, Facts, OutgoingFacts
+from policies.facts import Approval, BudgetFacts, Facts, OutgoingFacts, ReleaseFacts
 from policies.load import complete, department_policy, open_policy, parse_policy, sign_policy
 from policies.policy import Policy
 from shared.identity import IdentityKey, fingerprint
@@ -103,6 +103,9 @@ def facts(plan: Plan, policy_text: str, owner: IdentityKey) -> Facts:
         reserved=True,
         outgoing=OutgoingFacts(
             names=("head.weight", "head.bias"), shapes=((1, 4), (1,)), finite=True, norm=1.0, bytes=20
+        ),
+        release=ReleaseFacts(
+            epsilon=0.99, delta=1e-4, epsilon_computed=0.99, audited_by=("health",), approved_by="head of office"
         ),
     )
 

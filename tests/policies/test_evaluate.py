@@ -43,6 +43,8 @@ EXPECTED = {
         "R19",
         "R21",
         "R23",
+        "R26",
+        "R27",
     ],
     Phase.ROUND: [
         "R01",
@@ -63,7 +65,7 @@ EXPECTED = {
         "R23",
     ],
     Phase.SEND: ["R01", "R12", "R14", "R15", "R16", "R17", "R19", "R23"],
-    Phase.RELEASE: ["R01", "R02", "R10", "R12", "R19", "R21", "R23"],
+    Phase.RELEASE: ["R01", "R02", "R10", "R12", "R19", "R21", "R23", "R26", "R27"],
 }
 
 
@@ -155,7 +157,7 @@ def test_p4_default_deny_a_policy_that_allows_nothing_refuses(facts: Facts) -> N
     for phase in Phase:
         assert not evaluate(deny, facts, phase).accepted
     refused = {finding.rule for finding in evaluate(deny, facts, Phase.OFFER).failed}
-    assert {"R01", "R02", "R06", "R07", "R10", "R11", "R12", "R16", "R19", "R21"} <= refused
+    assert {"R01", "R02", "R06", "R07", "R10", "R11", "R12", "R16", "R19", "R21", "R26"} <= refused
 
 
 def test_p4_nothing_known_is_a_refusal_in_every_phase(policy: Policy) -> None:

@@ -202,6 +202,25 @@ CASES = [
     Case(release.recipients_allowed, "policy.release.recipients", ("cohort",), False),
     Case(release.recipients_allowed, "policy.release.recipients", (*HOLDERS, "parks"), True),
     Case(release.recipients_allowed, "policy.release.cross_border", True, True),
+    # R26
+    Case(release.approval_demanded, "policy.release.human_approval", True, False),
+    Case(release.approval_demanded, "policy.release.human_approval", False, True),
+    Case(release.approval_demanded, "facts.plan.release.human_approval", True, True),
+    Case(release.approval_given, "facts.release.approved_by", "", True),  # neither plan nor policy want a name
+    Case(release.approval_given, "facts.release.approved_by", "someone", True),
+    Case(release.approval_given, "facts.release", None, False),
+    # R27
+    Case(release.audit_demanded, "facts.plan.release.attack_audit", False, False),
+    Case(release.audit_demanded, "policy.release.attack_audit", False, True),
+    Case(release.release_accounted, "facts.release.audited_by", (), False),
+    Case(release.release_accounted, "policy.release.attack_audit", False, True),
+    Case(release.release_accounted, "facts.release.epsilon", 0.98, False),
+    Case(
+        release.release_accounted, "facts.release.epsilon", 1.5, True
+    ),  # more than it cost is no lie to anybody's harm
+    Case(release.release_accounted, "facts.release.epsilon", math.nan, False),
+    Case(release.release_accounted, "facts.release.epsilon_computed", math.nan, False),
+    Case(release.release_accounted, "facts.release.delta", 1e-5, False),
     # R23
     Case(governance.not_stopped, "facts.stopped", True, False),
     Case(governance.not_stopped, "facts.stopped", None, False),
@@ -251,6 +270,21 @@ def test_every_plan_rule_refuses_without_a_plan(policy: Policy, facts: Facts) ->
     needs_none |= {"budget_reserved", "aborted_rounds_few", "keys_pinned", "not_stopped"}
     refused = {entry.function.__name__ for entry in RULES if not entry.function(policy, without).ok}
     assert refused == {entry.function.__name__ for entry in RULES} - needs_none
+
+
+@pytest.mark.parametrize("side", ["plan", "policy"])
+def test_p4_an_audit_and_a_person_are_there_if_either_side_wants_them(
+    side: str, policy: Policy, facts: Facts, change: Change
+) -> None:
+    bare = change(change(facts, "release.audited_by", ()), "release.approved_by", " ")
+    free = change(policy, "release", ReleaseCaps(recipients=HOLDERS, attack_audit=False))
+    bare = change(bare, "plan.release", ReleaseTerms(attack_audit=False))
+    assert release.approval_given(free, bare).ok is release.release_accounted(free, bare).ok is True
+    for field, rule in (("human_approval", release.approval_given), ("attack_audit", release.release_accounted)):
+        if side == "plan":
+            assert not rule(free, change(bare, f"plan.release.{field}", True)).ok
+        else:
+            assert not rule(change(free, f"release.{field}", True), bare).ok
 
 
 NAMES = st.lists(st.sampled_from([*HOLDERS, PUBLIC, "parks", "water"]), unique=True).map(tuple)
