@@ -46,10 +46,10 @@ def budget(config: ConfigArgument, *, as_json: JsonOption = False) -> None:
 @app.command("export")
 def export_charges(config: ConfigArgument) -> None:
     """Print every charge as a line of JSON that dp-accounting can recompute."""
-    from clients.config import open_journal
+    from clients.config import read_journal
     from shared.privacy.ledger import PrivacyLedger
 
-    with open_journal(config) as journal:
+    with read_journal(config) as journal:
         for charge in PrivacyLedger(journal, lambda: dt.datetime.now(dt.UTC)).export():
             sys.stdout.write(msgspec.json.encode(charge).decode() + "\n")
 

@@ -167,6 +167,17 @@ def open_journal(path: Path) -> Journal:
     return Journal.open(path.parent / config.journal, owner=config.department)
 
 
+def read_journal(path: Path) -> Journal:
+    """Look at the journal of the department configured in ``path``, beside the node that may hold it.
+
+    Raises:
+        ConfigError: the configuration is not in order.
+        JournalError: ``journal-missing``, ``journal-unreadable``, ``journal-corrupt``.
+    """
+    config = load_config(path)
+    return Journal.read(path.parent / config.journal, owner=config.department)
+
+
 def read_file(path: Path) -> bytes:
     """Read a file or say which one is missing.
 

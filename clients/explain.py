@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clients.binding import Declaration, load_declaration
-from clients.config import load_config, load_policy, open_journal
+from clients.config import load_config, load_policy, read_journal
 from clients.department import budgets_of, population_of
 from clients.desk import open_memory
 from clients.memory import Memory
@@ -139,7 +139,7 @@ def authority_receipts(config_path: Path) -> Iterator[ReceiptLine]:
 
     The signatures were checked on arrival; of the members' journals only positions are kept.
     """
-    with open_journal(config_path) as journal:
+    with read_journal(config_path) as journal:
         heads = Memory(journal, lambda: dt.datetime.now(dt.UTC)).heads
         yield from (ReceiptLine(owner=name, sequence=at, digest="") for name, at in sorted(heads.items()))
         for entry in journal.entries(EntryKind.ROUND):

@@ -18,26 +18,15 @@ OWNER = "authority"
 """The owner's name in the authority's journal."""
 
 
-def open_existing(path: Path) -> Journal:
-    """Open the authority's journal to look at it; a wrong path must not make a new one.
-
-    Raises:
-        JournalError: ``journal-missing``; the journal is in use or does not verify.
-    """
-    if not path.is_file():
-        raise JournalError("journal-missing", f"There is no journal at {path}.")
-    return Journal.open(path, owner=OWNER)
-
-
 def department_receipts(path: Path) -> Iterator[ReceiptLine]:
     """Yield every position of a department's journal that it signed, and for each run whom it asked.
 
     The signatures were checked when they arrived.
 
     Raises:
-        JournalError: ``journal-missing``; the journal is in use or does not verify.
+        JournalError: ``journal-missing``, ``journal-unreadable``, ``journal-corrupt``.
     """
-    with open_existing(path) as journal:
+    with Journal.read(path, owner=OWNER) as journal:
         for entry in journal.entries(EntryKind.ROUND):
             done = decode(entry.body, RoundDone, error=JournalError)
             for signed in done.receipts.values():

@@ -21,6 +21,7 @@ from clients.config import ClientConfig
 from policies.load import complete, department_policy, parse_policy
 from server import records as server_records
 from server.release import write_model
+from shared.attack_audit import ATTACK_AUDIT_LABEL, AttackAudit, AuditedClaim, open_attack_audits
 from shared.audit import read_receipts, receipt_line, view_entries
 from shared.codec import Record, decode, encode, load_toml
 from shared.contracts.contract import agreement_hash, load_contract
@@ -188,6 +189,18 @@ def _release() -> ModelRelease:
         model_hash=bytes(32),
         file_sha256="0" * 64,
         privacy=privacy_statement(PLAN),
+        terms=PLAN.release,
+        audits=(sign_record(KEYS["health"], ATTACK_AUDIT_LABEL, _attack_audit()),),
+    )
+
+
+def _attack_audit() -> AttackAudit:
+    claims = tuple(
+        AuditedClaim(name=name, epsilon=epsilon, lower_bound=0.3, ceiling=6.0)
+        for name, epsilon in (("reference", 1.0), ("plan", PLAN.privacy.budget.epsilon))
+    )
+    return AttackAudit(
+        department="health", plan_digest=PLAN.digest(), package_digest=PLAN.package_digest, claims=claims, failures=()
     )
 
 
@@ -232,6 +245,17 @@ def _signed() -> Iterator[tuple[str, Decoder]]:
                 Signed(body=body, signature=OFFICE.sign(RELEASE_LABEL, body)), key=OFFICE.public, plan=PLAN
             ),
             (encode(_release()),),
+        ),
+    )
+    yield (
+        "attack audit",
+        Decoder(
+            lambda body: open_attack_audits(
+                [Signed(body=body, signature=KEYS["health"].sign(ATTACK_AUDIT_LABEL, body))],
+                plan=PLAN,
+                keys={"health": [KEYS["health"].public]},
+            ),
+            (encode(_attack_audit()),),
         ),
     )
     yield "update", Decoder(lambda data: FROZEN["read"]("update", data), (_good("update"),))
@@ -285,6 +309,9 @@ def _journal_bodies() -> Iterator[tuple[type[Record], Record]]:
         ),
         server_records.Countersigned(run=run, round=1, receipts={"health": _frozen_signed("receipt")}),
         server_records.RoundFailed(run=run, round=1, code="below-threshold", message="Too few."),
+        server_records.ModelReleased(
+            run=run, file_sha256="0" * 64, recipients=NAMES, audited_by=("health",), approved_by="ann"
+        ),
         server_records.RunEnded(run=run, status="completed", rounds=2),
         ChargeReserved(charge=charge, budgets=budgets, closes_lifetime=False),
         AttemptBurned(run=run, round=1),

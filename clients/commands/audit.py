@@ -43,10 +43,10 @@ def audit_verify(
 @app.command("show")
 def audit_show(config: ConfigArgument) -> None:
     """Print every entry as a line of JSON: decisions with all findings, charges, answers, refusals."""
-    from clients.config import open_journal
+    from clients.config import read_journal
     from shared.audit import view_entries
 
-    with open_journal(config) as journal:
+    with read_journal(config) as journal:
         for entry in view_entries(journal.entries()):
             sys.stdout.write(msgspec.json.encode(entry).decode() + "\n")
 

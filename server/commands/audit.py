@@ -43,10 +43,11 @@ def audit_verify(
 @app.command("show")
 def audit_show(journal: JournalArgument) -> None:
     """Print every entry as a line of JSON."""
-    from server.audit import open_existing
+    from server.audit import OWNER
     from shared.audit import view_entries
+    from shared.journal import Journal
 
-    with open_existing(journal) as opened:
+    with Journal.read(journal, owner=OWNER) as opened:
         for entry in view_entries(opened.entries()):
             sys.stdout.write(msgspec.json.encode(entry).decode() + "\n")
 

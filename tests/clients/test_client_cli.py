@@ -111,6 +111,8 @@ def test_a_journal_in_use_is_one_sentence_and_exit_code_9(run: Run, office: Offi
     run("data", "check", office.binding, "--config", office.config)
     with open_journal(office.config):
         assert run("budget", office.config).code == 0
+        for command in (("export",), ("audit", "show"), ("audit", "verify"), ("audit", "receipts")):
+            assert run(*command, office.config).code == 0
         ended = run("data", "check", office.binding, "--config", office.config)
     assert ended.code == 9
     assert ended.sentence.endswith("[journal-locked]")

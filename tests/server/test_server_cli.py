@@ -11,7 +11,7 @@ import pytest
 
 import clients.cli
 import server.cli
-from shared.journal import verify_journal
+from shared.journal import Journal, verify_journal
 from tests.city import FOUR, open_city
 from tests.command_line import Run, runner
 
@@ -143,6 +143,14 @@ def test_a_journal_that_is_not_there_is_one_sentence_and_none_is_made(
     assert ended.code == 9
     assert ended.sentence.endswith("[journal-missing]")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_journal_is_read_while_a_run_holds_it(world: Path, server_run: Run) -> None:
+    path = world / "authority" / "journal.sqlite"
+    told = {command: server_run("audit", command, path).out for command in ("verify", "show", "receipts")}
+    assert all(told.values())
+    with Journal.open(path, owner="authority"):
+        assert {command: server_run("audit", command, path).out for command in told} == told
 
 
 def test_a_departments_journal_is_not_the_authoritys(world: Path, server_run: Run) -> None:
