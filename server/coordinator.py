@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from server.aggregation import take_mean
 from server.checkpoint import Checkpoints, NoCheckpoints, Progress, RoundTransport, SavedRun, StandingEpoch
 from server.exchange import NO_ANSWER, encode_once, hand_over
+from server.heads import KnownHeads
 from server.optimizer import ServerOptimizer
 from server.records import (
     Countersigned,
@@ -101,6 +102,7 @@ class Coordinator:
 
     def __post_init__(self) -> None:
         self._run = self.plan.run_id()
+        self._heads = KnownHeads(self.journal, self._run)
         self._optimizer = ServerOptimizer.start(self.plan.server_optimizer, self.plan.layout.size)
 
     # --- a run ---------------------------------------------------------------------------------------------
@@ -292,7 +294,8 @@ class Coordinator:
             seals=dict(epoch.seals),
         )
         requests = dict.fromkeys(epoch.members, request)
-        self._ask(number, "update", requests, MaskedUpdate, collector.receive_update)
+        receive = self._heads.guard(number, self.roster, collector.receive_update)
+        self._ask(number, "update", requests, MaskedUpdate, receive)
         self._require_enough(number, tuple(collector.survivors))
 
     def _close(

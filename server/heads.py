@@ -1,0 +1,75 @@
+"""How far each department's journal had gone when the authority last heard of it: a rolled-back one sends nothing (P5).
+
+Departments compare each other's positions (protocol 2 and 3.3), which finds nothing where nobody who saw the later one
+takes part. The authority takes part in every round, and its own journal remembers over all runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from server.records import Countersigned, RoundDone
+from shared.codec import decode
+from shared.errors import JournalError, ProtocolError
+from shared.identity import DepartmentId, Roster, open_signed
+from shared.journal import EntryKind, Head, Journal
+from shared.messages import HeadReceipt, MaskedUpdate, Receipt
+from shared.secagg.receipts import RECEIPT_LABEL
+
+
+class KnownHeads:
+    """The newest signed position of every department, read from the authority's journal as that grows.
+
+    Args:
+        journal: the authority's own.
+        run: the run at work.
+    """
+
+    def __init__(self, journal: Journal, run: bytes) -> None:
+        self._journal = journal
+        self._run = run
+        self._read = dict.fromkeys((EntryKind.ROUND, EntryKind.COUNTERSIGNED), 0)
+        self._heads: dict[str, Head] = {}
+
+    def guard(
+        self, round_number: int, roster: Roster, receive: Callable[[str, MaskedUpdate], None]
+    ) -> Callable[[DepartmentId, MaskedUpdate], None]:
+        """Return ``receive`` behind a check: an update whose journal is older than a position known here is refused.
+
+        The returned function raises ProtocolError: ``signature-invalid``, ``message-malformed``,
+        ``journal-rolled-back``, then what ``receive`` raises.
+        """
+        self._catch_up(round_number)
+
+        def checked(name: DepartmentId, update: MaskedUpdate) -> None:
+            receipt = open_signed(roster.members[name], RECEIPT_LABEL, update.receipt, Receipt)
+            found, known = Head(sequence=receipt.ledger_sequence, digest=receipt.ledger_head), self._heads.get(name)
+            if known is not None and found != known and found.sequence <= known.sequence:
+                raise ProtocolError(
+                    "journal-rolled-back", f"{name} signed a later position of its journal before: it was set back."
+                )
+            receive(name, update)
+
+        return checked
+
+    def _catch_up(self, round_number: int) -> None:
+        """Read what was written since; a round that is conducted again after a kill was not closed for anybody."""
+        for entry in self._journal.entries(EntryKind.ROUND, after=self._read[EntryKind.ROUND]):
+            done = decode(entry.body, RoundDone, error=JournalError)
+            self._read[EntryKind.ROUND] = entry.sequence
+            if done.run != self._run or done.round < round_number:
+                for signed in done.receipts.values():
+                    receipt = decode(signed.body, Receipt, error=JournalError)
+                    self._see(receipt.department, receipt.ledger_sequence, receipt.ledger_head)
+        for entry in self._journal.entries(EntryKind.COUNTERSIGNED, after=self._read[EntryKind.COUNTERSIGNED]):
+            closed = decode(entry.body, Countersigned, error=JournalError)
+            self._read[EntryKind.COUNTERSIGNED] = entry.sequence
+            if closed.run != self._run or closed.round < round_number:
+                for signed in closed.receipts.values():
+                    head = decode(signed.body, HeadReceipt, error=JournalError)
+                    self._see(head.department, head.journal_sequence, head.journal_head)
+
+    def _see(self, name: str, sequence: int, digest: bytes) -> None:
+        """Keep the newest."""
+        if name not in self._heads or sequence > self._heads[name].sequence:
+            self._heads[name] = Head(sequence=sequence, digest=digest)
