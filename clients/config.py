@@ -10,9 +10,9 @@ from clients.department import Department, Trust
 from policies.load import open_policy
 from policies.policy import SignedPolicy
 from shared.certificates import TlsFiles, load_tls_files
-from shared.codec import Record, load_toml
+from shared.codec import Record, decode, load_toml
 from shared.errors import ConfigError, ContractError
-from shared.identity import DEPARTMENT_NAME, DepartmentId
+from shared.identity import DEPARTMENT_NAME, MAX_SIGNED_BYTES, DepartmentId, Signed
 from shared.journal import Journal
 from shared.keystore import load_identity
 from shared.privacy.plan import PerformanceFlags
@@ -176,6 +176,16 @@ def read_journal(path: Path) -> Journal:
     """
     config = load_config(path)
     return Journal.read(path.parent / config.journal, owner=config.department)
+
+
+def read_signed(path: Path) -> Signed:
+    """Read a plan or roster as the authority hands it out; nothing in it is believed yet.
+
+    Raises:
+        ConfigError: ``file-missing``.
+        ProtocolError: ``message-too-large``, ``message-malformed``.
+    """
+    return decode(read_file(path), Signed, max_bytes=2 * MAX_SIGNED_BYTES)
 
 
 def read_file(path: Path) -> bytes:

@@ -6,13 +6,14 @@ import datetime as dt
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from clients.binding import Declaration, load_declaration
 from clients.config import load_config, load_policy, read_journal
 from clients.department import budgets_of, population_of
 from clients.desk import open_memory
-from clients.memory import Memory
 from clients.plans import Inspection, PlanLine
-from clients.records import RoundFinished
+from clients.records import HeadsSeen, RoundFinished
 from policies.explain import as_table
 from policies.policy import Policy
 from shared.audit import ReceiptLine, receipt_line
@@ -134,15 +135,24 @@ def _metrics(plan: Plan) -> str:
     return ", ".join(noised) or "none"
 
 
-def authority_receipts(config_path: Path) -> Iterator[ReceiptLine]:
-    """Yield what this department knows of others' journals: the authority's heads, and how far each member's had gone.
+def others_receipts(config_path: Path) -> Iterator[ReceiptLine]:
+    """Yield what this department knows of others: runs of the members, how far they had gone, the authority's heads.
 
-    The signatures were checked on arrival; of the members' journals only positions are kept.
+    The signatures were checked on arrival; of the members' positions nothing signed is kept.
     """
     with read_journal(config_path) as journal:
-        heads = Memory(journal, lambda: dt.datetime.now(dt.UTC)).heads
-        yield from (ReceiptLine(owner=name, sequence=at, digest="") for name, at in sorted(heads.items()))
+        ended, closed = dict[bytes, str](), list[ReceiptLine]()
         for entry in journal.entries(EntryKind.ROUND):
             finished = decode(entry.body, RoundFinished, error=JournalError)
-            closed = decode(finished.closed.body, ClosedRound, error=JournalError)
-            yield receipt_line("authority", closed.journal_sequence, closed.journal_head, run=closed.run)
+            if decode(finished.closed.body, ClosedRound, error=JournalError).final:
+                ended[finished.run] = entry.time
+            closed.append(receipt_line("round-closed", finished.closed, run=finished.run))
+        seen = [decode(entry.body, HeadsSeen, error=JournalError) for entry in journal.entries(EntryKind.HEADS)]
+    adverts = [receipt_line("key-advert", signed, run=b"") for item in seen for signed in item.adverts.values()]
+    for line in {(line.owner, line.run): line for line in reversed(adverts)}.values():  # the first of each run
+        yield msgspec.structs.replace(line, until=ended.get(line.run_id(), ""))
+    positions = dict[str, int]()
+    for item in seen:
+        positions |= {name: max(at, positions.get(name, 0)) for name, at in item.heads.items()}
+    yield from (ReceiptLine(owner=name, sequence=at, digest="") for name, at in sorted(positions.items()))
+    yield from closed

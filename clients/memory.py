@@ -161,9 +161,10 @@ class Memory:
             self.write(EntryKind.ROSTER, RosterSeen(roster=signed))
         return newer
 
-    def see_heads(self, heads: Mapping[str, tuple[int, bytes]]) -> None:
-        """Store the newest ledger position of each member durably."""
-        self.write(EntryKind.HEADS, HeadsSeen(heads={name: sequence for name, (sequence, _) in heads.items()}))
+    def see_heads(self, heads: Mapping[str, tuple[int, bytes]], adverts: Mapping[str, Signed]) -> None:
+        """Store the newest ledger position of each member durably, with adverts that were not stored yet."""
+        positions = {name: sequence for name, (sequence, _) in heads.items()}
+        self.write(EntryKind.HEADS, HeadsSeen(heads=positions, adverts=dict(adverts)))
 
     def approvals_of(self, digest: bytes) -> tuple[Approval, ...]:
         """Return the approvals of one plan digest; while somebody's refusal stands, none of them has a role."""

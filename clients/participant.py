@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from clients.department import Department
@@ -64,6 +64,7 @@ class _Session:
     roster: Roster
     epoch_number: int
     epoch: AdvertisedEpoch | SealedEpoch | ReadyEpoch
+    adverts: Mapping[str, Signed] = field(default_factory=dict)  # those of the peers, until they are stored
     trainer: Trainer | None = None
     round_number: int = 0
     round: MaskedRound | ConfirmedRound | RevealedRound | None = None
@@ -202,6 +203,7 @@ class Participant:
         if not isinstance(session.epoch, AdvertisedEpoch):
             raise ProtocolError("phase-wrong", "Seals were asked for in another phase of the epoch.")
         session.epoch, reply = session.epoch.receive(request)
+        session.adverts = {name: signed for name, signed in request.adverts.items() if name != self.department.name}
         return encode(reply)
 
     # --- one update (protocol 3.1) -------------------------------------------------------------------------
@@ -296,7 +298,8 @@ class Participant:
             raise ProtocolError("phase-wrong", "Shares were asked for in another phase of the round.")
         state, reply = session.round.reveal(request, heads_seen=self.memory.heads)
         session.round = state
-        self.memory.see_heads(state.ledger_heads)
+        self.memory.see_heads(state.ledger_heads, session.adverts)
+        session.adverts = {}
         return self._commit(request.run, request.round, "reveal", digest, reply)
 
     def _close(self, request: CloseRound, _digest: bytes) -> bytes:

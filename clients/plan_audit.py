@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
-from clients.config import load_config, load_trust, read_file
+from clients.config import load_config, load_trust, read_signed
 from clients.training.audit.page import write_audit
 from clients.training.audit.run import AuditResult, run_audit
 from shared.attack_audit import ATTACK_AUDIT_FILE, ATTACK_AUDIT_LABEL, AttackAudit, AuditedClaim
-from shared.codec import decode, dump_json
+from shared.codec import dump_json
 from shared.errors import ProtocolError
-from shared.identity import MAX_SIGNED_BYTES, Signed, sign_record
+from shared.identity import sign_record
 from shared.keystore import load_identity
 from shared.package import package_digest
 from shared.plan import Plan, accept_plan
@@ -35,7 +35,7 @@ def audit_plan(config_path: Path, plan_file: Path, *, out: Path, now: dt.datetim
         ModelError: base weights that are not the plan's.
     """
     config = load_config(config_path)
-    signed = decode(read_file(plan_file), Signed, max_bytes=2 * MAX_SIGNED_BYTES)
+    signed = read_signed(plan_file)
     plan = accept_plan(signed, load_trust(config).authority_key)
     if plan.package_digest != package_digest():
         raise ProtocolError("package-foreign", "The plan was made for another version of this package.")

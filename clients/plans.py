@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.config import load_config, load_department, load_trust, read_file
+from clients.config import load_config, load_department, load_trust, read_signed
 from clients.department import Department, population_of
 from clients.desk import open_memory
 from clients.memory import Memory
@@ -20,9 +20,9 @@ from clients.records import Approved, PlanRefused
 from policies.evaluate import Decision, evaluate
 from policies.facts import Facts, Phase
 from policies.policy import Role
-from shared.codec import Record, decode, encode
+from shared.codec import Record, encode
 from shared.errors import CityFedError, ConfigError, ProtocolError
-from shared.identity import MAX_SIGNED_BYTES, Roster, Signed
+from shared.identity import Roster, Signed
 from shared.journal import EntryKind
 from shared.plan import Plan, accept_plan
 from shared.privacy.ledger import BudgetQuote, PrivacyLedger
@@ -81,16 +81,6 @@ def add_plan(config_path: Path, signed: Signed) -> Path:
     return path
 
 
-def read_plan_file(file: Path) -> Signed:
-    """Read a signed plan as the authority hands it out; nothing in it is believed yet.
-
-    Raises:
-        ConfigError: ``file-missing``.
-        ProtocolError: ``message-too-large``, ``message-malformed``.
-    """
-    return decode(read_file(file), Signed, max_bytes=2 * MAX_SIGNED_BYTES)
-
-
 def plan_of_run(config_path: Path, run: bytes) -> Plan:
     """Return the plan of the folder from which a run's id follows; whether people approved it is judged later.
 
@@ -101,7 +91,7 @@ def plan_of_run(config_path: Path, run: bytes) -> Plan:
     config = load_config(config_path)
     key = load_trust(config).authority_key
     for path in sorted((config_path.parent / config.plans).glob("*.plan")):
-        plan = accept_plan(read_plan_file(path), key)
+        plan = accept_plan(read_signed(path), key)
         if plan.run_id() == run:
             return plan
     raise ConfigError("plan-unknown", "No plan in the folder of plans is the one of this run.")
@@ -209,7 +199,7 @@ class _Desk:
         path = _plan_path(self.config_path, digest)
         if len(digest) != 64 or not digest.isalnum() or not path.is_file():
             raise ConfigError("plan-unknown", f"No plan with this digest lies in {path.parent}.")
-        plan = accept_plan(read_plan_file(path), self.department.trust.authority_key)
+        plan = accept_plan(read_signed(path), self.department.trust.authority_key)
         if plan.digest().hex() != digest:
             raise ProtocolError("plan-changed", f"{path} does not hold the plan of its name: it was changed.")
         return plan

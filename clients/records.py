@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from shared.codec import Record
 from shared.identity import Signed
 
@@ -58,9 +60,14 @@ class JournalRestored(Record, frozen=True, kw_only=True):
 
 
 class HeadsSeen(Record, frozen=True, kw_only=True):
-    """The newest ledger position seen of every member (privacy 6, rollback)."""
+    """The newest ledger position seen of every member (privacy 6, rollback).
+
+    ``adverts`` are the others' signed adverts of a run, once for each epoch: they prove to whoever loses a disk that it
+    took part.
+    """
 
     heads: dict[str, int]
+    adverts: dict[str, Signed] = msgspec.field(default_factory=dict)
 
 
 class Refused(Record, frozen=True, kw_only=True):

@@ -1,7 +1,10 @@
 """After a lost disk: a backup's journal, and what others can tell of the time since (promises P3 and P5; privacy 6).
 
 The journal of a backup may be older than what left. Nothing goes on silently: every run that may have been at work
-since is charged in full and for ever, and where it cannot be established what ran, the ledger is closed.
+since is charged in full and for ever, and where it cannot be established what that costs, the ledger is closed.
+
+Others only hand back what this department signed, so nobody else can make up a run or a position. What they leave out
+is not missed here; whose journal others saw further stops at its next run.
 """
 
 from __future__ import annotations
@@ -13,18 +16,20 @@ from typing import Final
 
 from clients.backup import FILES, JOURNAL, Backup, key_files, read_backup
 from clients.binding import Declaration, load_declaration
-from clients.config import ClientConfig, load_config, load_policy, read_file
+from clients.config import ClientConfig, load_config, load_policy, load_trust, read_file, read_signed
 from clients.department import charge_of
 from clients.enrol import CONFIG_FILE
 from clients.plans import plan_of_run
-from clients.records import JournalRestored
-from shared.audit import ReceiptLine, read_receipt_lines
-from shared.codec import Record
-from shared.errors import ConfigError
+from clients.records import JournalRestored, KeyApproved
+from shared.audit import ReceiptLine, read_receipt_lines, verify_line
+from shared.codec import Record, decode
+from shared.errors import ConfigError, JournalError
 from shared.identity import DepartmentId
-from shared.journal import EntryKind, Head, Journal, verify_journal
+from shared.journal import EntryKind, Head, Journal
+from shared.keystore import load_identity
 from shared.privacy.ledger import PlanCharge, PrivacyLedger
 from shared.private_files import make_private_folder, replace_private_file
+from shared.roster import KeyState, key_states, open_roster
 
 CLOCKS_APART: Final = dt.timedelta(days=1)
 """How far the clocks of department and authority may be apart when it is asked what ran after a backup."""
@@ -49,7 +54,9 @@ class Restored(Record, frozen=True, kw_only=True):
     closed: str
 
 
-def restore_home(home: Path, backup: Path, receipts: Sequence[Path], *, now: dt.datetime) -> Restored:
+def restore_home(
+    home: Path, backup: Path, receipts: Sequence[Path], *, now: dt.datetime, rosters: Sequence[Path] = ()
+) -> Restored:
     """Make a department's home again, with a ledger that shows no less than what left; it is stopped until `resume`.
 
     Files that lie in the home already are kept, such as those of a new enrolment.
@@ -59,19 +66,21 @@ def restore_home(home: Path, backup: Path, receipts: Sequence[Path], *, now: dt.
         backup: from :func:`clients.backup.make_backup`.
         receipts: what the authority, and perhaps other departments, know of this journal.
         now: the present time, UTC.
+        rosters: signed rosters with keys that came after the backup, each vouched for by the one before.
 
     Raises:
         ConfigError: ``journal-exists``, ``keys-missing``, ``backup-foreign``, ``receipts-unreadable``,
-            ``receipts-implausible``, ``receipts-incomplete``, or as
+            ``receipts-implausible``, ``receipt-unsigned``, ``receipt-forged``, ``receipts-incomplete``, or as
             :func:`clients.backup.read_backup`; a file is not in order.
         ContractError: the declaration is not in order.
-        ProtocolError: a plan of the backup does not verify.
+        ProtocolError: a plan of the backup, or a roster, does not verify.
         JournalError: the copy does not verify; ``journal-receipt-mismatch`` if it is not the journal that others saw.
         SetupError: ``home-not-writable``.
 
     Guarantees:
-        As long as one of the receipts names every run that was opened, each of them counts in full unless the backup
-        knows its clean end. The journal gets its name only when all that is written.
+        As long as one of the receipts names every run that this department took part in, each of them counts in full
+        unless the backup knows its clean end. Only what one of this department's own keys signed charges a run or
+        closes the ledger. The journal gets its name only when all that is written.
     """
     found = read_backup(backup)
     config = _restore_files(home, backup, found)
@@ -84,8 +93,12 @@ def restore_home(home: Path, backup: Path, receipts: Sequence[Path], *, now: dt.
     for left in home.glob(f"{working.name}*"):  # of an attempt that was cut off, with what the database keeps beside it
         left.unlink()
     replace_private_file(working, read_file(backup / JOURNAL))
-    head = verify_journal(working, owner=config.department, receipts=_known(lines, found.sequence)).head
     with Journal.open(working, owner=config.department) as journal:
+        head, keys = journal.head, _own_keys(home, backup, config, journal, rosters)
+        for line in lines:
+            if line.label or line.digest or line.run:  # a bare position charges nothing
+                verify_line(line, keys)
+        journal.check_receipts(_known(lines, journal))
         ledger = PrivacyLedger(journal, lambda: now)
         charged, closed = _charge(home / CONFIG_FILE, ledger, lines, head, found.made_at)
         while head.sequence < newest and journal.head.sequence <= newest:
@@ -116,9 +129,35 @@ def _restore_files(home: Path, backup: Path, found: Backup) -> ClientConfig:
     return config
 
 
-def _known(lines: Iterable[ReceiptLine], last: int) -> list[Head]:
-    """The receipts that the backup's journal has to agree with."""
-    return [line.head() for line in lines if line.digest and line.sequence <= last]
+def _known(lines: Iterable[ReceiptLine], journal: Journal) -> list[Head]:
+    """The receipts that the backup's journal has to agree with; of what an earlier restoration found lost, none is."""
+    regained = [decode(item.body, JournalRestored, error=JournalError) for item in journal.entries(EntryKind.REGAINED)]
+    return [
+        line.head()
+        for line in lines
+        if line.digest
+        and line.sequence <= journal.head.sequence
+        and not any(item.sequence < line.sequence <= item.newest for item in regained)
+    ]
+
+
+def _own_keys(
+    home: Path, backup: Path, config: ClientConfig, journal: Journal, rosters: Sequence[Path]
+) -> frozenset[bytes]:
+    """Return every key that is or was this department's: people here approved it, or the one before vouches for it."""
+    name = DepartmentId(config.department)
+    keys = {load_identity(home / config.identity).public}
+    for known in (config, load_config(backup / FILES / CONFIG_FILE)):
+        keys |= {key for member, key in load_trust(known).pins.items() if member == name}
+    for entry in journal.entries(EntryKind.KEY):
+        approved = decode(entry.body, KeyApproved, error=JournalError)
+        keys |= {approved.key} if approved.department == name else set()
+    trusted = load_trust(config).roster_key
+    opened = [open_roster(read_signed(path), roster_key=trusted, newest=None) for path in rosters]
+    for roster in sorted(opened, key=lambda item: item.serial):
+        if any(key_states(roster, {name: old}).get(name) is KeyState.ENDORSED for old in keys):
+            keys.add(roster.members[name])
+    return frozenset(keys)
 
 
 def _charge(
@@ -126,16 +165,20 @@ def _charge(
 ) -> tuple[tuple[bytes, ...], str]:
     """Charge every run that may have been at work since, or close the ledger; returns the runs, and why it closed."""
     settled = {charge.run for charge in ledger.settled_charges()}
-    _require_complete(settled, lines)
-    later = {line.run_id() for line in lines if line.sequence > head.sequence and line.run}
+    later = {line.run_id() for line in lines if line.run and line.sequence > head.sequence}
+    _require_complete(lines, settled | later)
+    if later & settled:
+        raise ConfigError("receipt-forged", "A receipt from after the backup names a run that had ended here before.")
     asked = {line.run_id() for line in lines if line.run and line.still_open(made_at - CLOCKS_APART)}
-    still_open = {charge.run for charge in ledger.open_charges()}
+    at_work = later | (asked - settled) | {charge.run for charge in ledger.open_charges()}
+    if not at_work and any(line.sequence > head.sequence for line in lines):
+        raise ConfigError("receipts-incomplete", "Somebody knows of a later entry, and no receipt names a run for it.")
     charged: list[bytes] = []
-    closed = "" if _is_explained(lines, head) else "restore-unexplained"
-    for run in sorted(later | (asked - settled) | still_open):
+    closed = ""
+    for run in sorted(at_work):
         charge = ledger.charge_of(run) or _full_charge(config_path, run)
         if charge is None:
-            closed = closed or "restore-plan-unknown"
+            closed = "restore-plan-unknown"
         else:
             ledger.restore(charge)
             charged.append(run)
@@ -144,20 +187,14 @@ def _charge(
     return tuple(charged), closed
 
 
-def _require_complete(settled: Iterable[bytes], lines: Sequence[ReceiptLine]) -> None:
-    """Refuse receipts that do not know of a run that ended here: they are not all there are."""
-    named = {line.run_id() for line in lines}
-    if not set(settled) <= named:
+def _require_complete(lines: Sequence[ReceiptLine], runs: Iterable[bytes]) -> None:
+    """Refuse receipts without the advert of a run that this department took part in: they are not all there are."""
+    proven = {line.run_id() for line in lines if line.label == "key-advert"}
+    if not set(runs) <= proven:
         raise ConfigError(
             "receipts-incomplete",
-            "The receipts do not name every run of the backup: ask the authority for all of them.",
+            "The receipts lack the advert of a run that this department was in: ask the authority for all of them.",
         )
-
-
-def _is_explained(lines: Sequence[ReceiptLine], head: Head) -> bool:
-    """Whether a run is named at or above every position that lies beyond the backup."""
-    named = max((line.sequence for line in lines if line.run), default=0)
-    return all(line.sequence <= max(named, head.sequence) for line in lines)
 
 
 def _full_charge(config_path: Path, run: bytes) -> PlanCharge | None:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from clients.config import load_config, load_trust, read_file
+from clients.config import load_config, load_trust, read_signed
 from clients.desk import open_memory
 from clients.memory import Memory
 from clients.records import KeyApproved
-from shared.codec import Record, decode
+from shared.codec import Record
 from shared.errors import ConfigError
-from shared.identity import MAX_SIGNED_BYTES, DepartmentId, Roster, Signed, fingerprint, read_fingerprints
+from shared.identity import DepartmentId, Roster, fingerprint, read_fingerprints
 from shared.journal import EntryKind
 from shared.roster import KeyState, key_states, open_roster
 
@@ -109,7 +109,7 @@ def _opened(
     with open_memory(config_path, lambda: dt.datetime.now(dt.UTC)) as memory:
         roster = memory.roster
         if file is not None:
-            signed = decode(read_file(file), Signed, max_bytes=2 * MAX_SIGNED_BYTES)
+            signed = read_signed(file)
             roster = open_roster(signed, roster_key=trust.roster_key, newest=memory.roster)
             if remember:
                 memory.see_roster(signed, roster)

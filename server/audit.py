@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
-from server.records import Countersigned, RoundDone, RunEnded, RunOpened
-from shared.audit import ReceiptLine, receipt_line
+from server.records import Countersigned, EpochReady, RoundDone, RunEnded
+from shared.audit import AUTHORITY, ReceiptLine, receipt_line
 from shared.codec import decode
-from shared.errors import JournalError, ProtocolError
-from shared.journal import EntryKind, Journal, genesis
-from shared.messages import HeadReceipt, Receipt
+from shared.errors import JournalError
+from shared.journal import EntryKind, Journal
 
-OWNER = "authority"
+OWNER = AUTHORITY
 """The owner's name in the authority's journal."""
 
 
 def department_receipts(path: Path) -> Iterator[ReceiptLine]:
-    """Yield every position of a department's journal that it signed, and for each run whom it asked.
+    """Yield what departments signed: once a run that they take part, and every position of their journals.
 
     The signatures were checked when they arrived.
 
@@ -27,26 +24,24 @@ def department_receipts(path: Path) -> Iterator[ReceiptLine]:
         JournalError: ``journal-missing``, ``journal-unreadable``, ``journal-corrupt``.
     """
     with Journal.read(path, owner=OWNER) as journal:
+        yield from _adverts(journal)
         for entry in journal.entries(EntryKind.ROUND):
             done = decode(entry.body, RoundDone, error=JournalError)
-            for signed in done.receipts.values():
-                receipt = decode(signed.body, Receipt, error=ProtocolError)
-                yield receipt_line(receipt.department, receipt.ledger_sequence, receipt.ledger_head, run=done.run)
+            yield from (receipt_line("receipt", signed, run=done.run) for signed in done.receipts.values())
         for entry in journal.entries(EntryKind.COUNTERSIGNED):
             closed = decode(entry.body, Countersigned, error=JournalError)
-            for signed in closed.receipts.values():
-                head = decode(signed.body, HeadReceipt, error=ProtocolError)
-                yield receipt_line(head.department, head.journal_sequence, head.journal_head, run=closed.run)
-        yield from _cohorts(journal)
+            yield from (receipt_line("head-receipt", signed, run=closed.run) for signed in closed.receipts.values())
 
 
-def _cohorts(journal: Journal) -> Iterator[ReceiptLine]:
-    """Yield position 0 for every department that a run asked, with the run's end."""
+def _adverts(journal: Journal) -> Iterator[ReceiptLine]:
+    """Yield the first advert of every department in a run, with the run's end."""
     ended = {
         decode(item.body, RunEnded, error=JournalError).run: item.time for item in journal.entries(EntryKind.ENDED)
     }
-    for entry in journal.entries(EntryKind.RUN):
-        opened = decode(entry.body, RunOpened, error=JournalError)
-        for name in opened.cohort:
-            line = receipt_line(name, 0, genesis(name).digest, run=opened.run)
-            yield msgspec.structs.replace(line, until=ended.get(opened.run, ""))
+    told: set[tuple[bytes, str]] = set()
+    for entry in journal.entries(EntryKind.EPOCH):
+        ready = decode(entry.body, EpochReady, error=JournalError)
+        for name, advert in ready.adverts.items():
+            if (ready.run, name) not in told:
+                told.add((ready.run, name))
+                yield receipt_line("key-advert", advert, run=ready.run, until=ended.get(ready.run, ""))

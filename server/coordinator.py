@@ -241,7 +241,8 @@ class Coordinator:
                 break
             members = taken
             self._epoch_number += 1  # somebody left between advert and seal: the others begin anew
-        ready = EpochReady(run=self._run, epoch=self._epoch_number, members=tuple(members))
+        adverts = invited.adverts()
+        ready = EpochReady(run=self._run, epoch=self._epoch_number, members=tuple(members), adverts=adverts)
         self._log(EntryKind.EPOCH, ready)
         return _Epoch(collector=invited, members=tuple(members), seals=invited.seals_for())
 

@@ -23,11 +23,12 @@ class RunResumed(Record, frozen=True, kw_only=True):
 
 
 class EpochReady(Record, frozen=True, kw_only=True):
-    """An epoch stands: who takes part."""
+    """An epoch stands: who takes part, and each member's signed advert, which proves that it does."""
 
     run: bytes
     epoch: int
     members: tuple[str, ...]
+    adverts: dict[str, Signed]
 
 
 class DepartmentMissing(Record, frozen=True, kw_only=True):

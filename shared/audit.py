@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from shared.codec import Record, decode
-from shared.errors import ConfigError, JournalError
-from shared.journal import Head, JournalEntry
+from shared.errors import ConfigError, JournalError, ProtocolError
+from shared.identity import Signed, verify_bytes
+from shared.journal import Head, JournalEntry, genesis
+from shared.messages import ClosedRound, HeadReceipt, KeyAdvert, Receipt
+
+AUTHORITY = "authority"
+"""The owner's name in the authority's journal."""
 
 _LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 class ReceiptLine(Record, frozen=True, kw_only=True):
-    """One line of a receipts file: a position in somebody's journal, as the other side was told.
+    """One line of a receipts file: a position in somebody's journal, as its owner signed it.
 
     Attributes:
         digest: of that position, in hex; empty where only the position is known.
-        run: in which run it was told, in hex; empty where that is not known. Position 0 says no more than that the run
-            was opened with this owner in its cohort.
-        until: at position 0, when the run ended, ISO 8601; empty while it may go on.
+        run: in which run it was told, in hex; empty where that is not known. Position 0 says no more than that the
+            owner took part in the run.
+        until: at position 0, when the run ended, ISO 8601; empty while it may go on. Nobody signed that.
+        label: what the owner signed; empty where only a position is known, which proves nothing.
+        signed: that.
     """
 
     owner: str
@@ -31,6 +39,8 @@ class ReceiptLine(Record, frozen=True, kw_only=True):
     digest: str
     run: str = ""
     until: str = ""
+    label: str = ""
+    signed: Signed | None = None
 
     def head(self) -> Head:
         """Return it as the journal compares it."""
@@ -46,6 +56,21 @@ class ReceiptLine(Record, frozen=True, kw_only=True):
         return self.sequence == 0 and (ended is None or ended.replace(tzinfo=ended.tzinfo or dt.UTC) >= since)
 
 
+_POSITIONS: dict[str, tuple[type[Record], Callable[[Any], tuple[str, Head]]]] = {
+    "key-advert": (KeyAdvert, lambda body: (body.department, genesis(body.department))),
+    "receipt": (Receipt, lambda body: (body.department, Head(sequence=body.ledger_sequence, digest=body.ledger_head))),
+    "head-receipt": (
+        HeadReceipt,
+        lambda body: (body.department, Head(sequence=body.journal_sequence, digest=body.journal_head)),
+    ),
+    "round-closed": (
+        ClosedRound,
+        lambda body: (AUTHORITY, Head(sequence=body.journal_sequence, digest=body.journal_head)),
+    ),
+}
+"""What each signed record says about its owner's journal."""
+
+
 class EntryView(Record, frozen=True, kw_only=True):
     """One journal entry for a person: bytes in base64."""
 
@@ -55,9 +80,67 @@ class EntryView(Record, frozen=True, kw_only=True):
     body: object
 
 
-def receipt_line(owner: str, sequence: int, digest: bytes, *, run: bytes = b"") -> ReceiptLine:
-    """Return a receipt as a line."""
-    return ReceiptLine(owner=owner, sequence=sequence, digest=digest.hex(), run=run.hex())
+def receipt_line(label: str, signed: Signed, *, run: bytes, until: str = "") -> ReceiptLine:
+    """Return what somebody signed as a line; owner and position are what the record says.
+
+    Args:
+        label: one of ``key-advert``, ``receipt``, ``head-receipt`` and ``round-closed``.
+        signed: the record.
+        run: in which it was signed; an advert and a closed round say so themselves.
+        until: when the run ended, if it has.
+
+    Raises:
+        JournalError: ``message-malformed``.
+        ValueError: another label.
+    """
+    if label not in _POSITIONS:
+        raise ValueError(f"no position follows from a record of label {label!r}")
+    record, position_of = _POSITIONS[label]
+    body = decode(signed.body, record, error=JournalError)
+    owner, head = position_of(body)
+    told = body.run if isinstance(body, KeyAdvert | ClosedRound) else run
+    return ReceiptLine(
+        owner=owner,
+        sequence=head.sequence,
+        digest=head.digest.hex(),
+        run=told.hex(),
+        until=until,
+        label=label,
+        signed=signed,
+    )
+
+
+def verify_line(line: ReceiptLine, keys: Iterable[bytes]) -> None:
+    """Require that the owner of a journal signed what a line says about it; ``until`` is nobody's word.
+
+    Args:
+        line: the line.
+        keys: every key that is or was the owner's.
+
+    Raises:
+        ConfigError: ``receipt-unsigned``, ``receipt-forged``.
+    """
+    if line.signed is None:
+        raise ConfigError("receipt-unsigned", f"A receipt about entry {line.sequence} of {line.owner} is not signed.")
+    if not any(_is_signed(line.label, line.signed, key) for key in keys) or line != _told_again(line, line.signed):
+        raise ConfigError(
+            "receipt-forged",
+            f"A receipt about entry {line.sequence} of {line.owner} is not what a known key of {line.owner} signed.",
+        )
+
+
+def _told_again(line: ReceiptLine, signed: Signed) -> ReceiptLine:
+    """Make the line anew from what was signed; a head that names no run does not let one be added."""
+    return receipt_line(line.label, signed, run=line.run_id(), until=line.until)
+
+
+def _is_signed(label: str, signed: Signed, key: bytes) -> bool:
+    """Whether a key signed a record of a known label."""
+    try:
+        verify_bytes(key, label, signed.body, signed.signature)
+    except ProtocolError:
+        return False
+    return label in _POSITIONS
 
 
 def read_receipts(path: Path, owner: str) -> tuple[Head, ...]:

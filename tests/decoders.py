@@ -22,7 +22,7 @@ from policies.load import complete, department_policy, parse_policy
 from server import records as server_records
 from server.release import write_model
 from shared.attack_audit import ATTACK_AUDIT_LABEL, AttackAudit, AuditedClaim, open_attack_audits
-from shared.audit import read_receipts, receipt_line, view_entries
+from shared.audit import ReceiptLine, read_receipt_lines, read_receipts, receipt_line, verify_line, view_entries
 from shared.codec import Record, decode, encode, load_toml
 from shared.contracts.contract import agreement_hash, load_contract
 from shared.errors import CityFedError, JournalError
@@ -297,12 +297,12 @@ def _journal_bodies() -> Iterator[tuple[type[Record], Record]]:
         client_records.EpochOpened(run=run, epoch=1),
         client_records.StepAnswered(run=run, round=1, step="update", **hashes),
         client_records.RoundFinished(run=run, round=1, closed=closed),
-        client_records.HeadsSeen(heads={"health": 3}),
+        client_records.HeadsSeen(heads={"health": 3}, adverts={"health": _frozen_signed("advert")}),
         client_records.JournalRestored(sequence=3, newest=9),
         client_records.Refused(step="update", status="refused", code="sid-mismatch", message="No."),
         client_records.Approved(digest=run, person="ann", role="steward", author=False),
         server_records.RunOpened(run=run, plan_digest=run, cohort=NAMES),
-        server_records.EpochReady(run=run, epoch=1, members=NAMES),
+        server_records.EpochReady(run=run, epoch=1, members=NAMES, adverts={"health": _frozen_signed("advert")}),
         server_records.DepartmentMissing(run=run, round=1, step="update", department="health", status="no-answer"),
         server_records.RoundDone(
             run=run, round=1, sid=run, survivors=NAMES, model_hash=run, receipts={"health": _frozen_signed("receipt")}
@@ -317,7 +317,7 @@ def _journal_bodies() -> Iterator[tuple[type[Record], Record]]:
         AttemptBurned(run=run, round=1),
         RunSettled(run=run),
         ChargeRestored(charge=charge),
-        LedgerClosed(reason="restore-unexplained"),
+        LedgerClosed(reason="restore-plan-unknown"),
     ]
     yield from ((type(body), body) for body in bodies)
 
@@ -381,7 +381,9 @@ def _files(folder: Path) -> dict[str, Decoder]:
         return written
 
     cached = safetensors.numpy.save({"keys": np.zeros((2, 32), np.uint8), "features": np.ones((2, 3), np.float32)})
-    lines = b"".join(msgspec.json.encode(receipt_line("health", at, bytes(32))) + b"\n" for at in range(3))
+    told = receipt_line("head-receipt", sign_record(KEYS["health"], "head-receipt", _head_receipt()), run=bytes(32))
+    signed = msgspec.json.encode(told) + b"\n"
+    lines = signed + msgspec.json.encode(ReceiptLine(owner="health", sequence=4, digest="")) + b"\n"
     return {
         "model file": Decoder(
             through("model.safetensors", lambda path: read_model(path, LAYOUT)),
@@ -394,6 +396,7 @@ def _files(folder: Path) -> dict[str, Decoder]:
             mutate_safetensors,
         ),
         "receipts": Decoder(through("receipts", lambda path: read_receipts(path, "health")), (lines,), mutate_text),
+        "signed receipts": Decoder(through("signed-receipts", _verify_receipts), (signed,), mutate_text),
         "declaration": Decoder(
             through(declaration_path(folder / "health.toml").name, lambda _: load_declaration(folder / "health.toml")),
             (msgspec.json.format(msgspec.json.encode(_declaration())),),
@@ -412,6 +415,12 @@ def _files(folder: Path) -> dict[str, Decoder]:
             share=1_000,
         ),
     }
+
+
+def _verify_receipts(path: Path) -> None:
+    """Read receipts and verify each, as a restoration does."""
+    for line in read_receipt_lines(path):
+        verify_line(line, [KEYS["health"].public])
 
 
 _ENCODER = """{

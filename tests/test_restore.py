@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,20 +16,25 @@ from clients.binding import load_declaration
 from clients.config import load_config, load_policy, open_journal
 from clients.department import budgets_of, charge_of
 from clients.enrol import enrol
-from clients.explain import authority_receipts, budget_status
+from clients.explain import budget_status, others_receipts
 from clients.restore import Restored, restore_home
 from server.audit import department_receipts
-from server.city import load_city
+from server.city import load_city, load_roster_key
 from server.plan_files import load_published
-from shared.audit import ReceiptLine
+from server.roster import load_members
+from shared.audit import ReceiptLine, receipt_line
+from shared.codec import encode
+from shared.crypto.seal import PUBLIC_KEY_BYTES
 from shared.errors import CityFedError
-from shared.identity import fingerprint
+from shared.identity import IdentityKey, fingerprint, sign_record
 from shared.journal import Journal
 from shared.keystore import load_identity
+from shared.messages import HeadReceipt, KeyAdvert
 from shared.plan import Plan
 from shared.privacy.accountant import epsilon
 from shared.privacy.extras import plan_events
 from shared.privacy.ledger import PrivacyLedger
+from shared.roster import endorse_key
 from tests.deployed_city import DeployedCity, deploy_with_plan, now
 from tests.finished_city import run_published
 
@@ -46,13 +52,44 @@ class Lost:
     before: Path
     after: Path
 
-    def restore(self, folder: Path, backup: Path, lines: tuple[ReceiptLine, ...] | None = None) -> Restored:
+    @property
+    def identity(self) -> IdentityKey:
+        return load_identity(self.city.home(POLICE) / "identity.key")
+
+    def advert(self, run: bytes, *, key: IdentityKey | None = None, until: str = "") -> ReceiptLine:
+        """What the department signs when it joins a run."""
+        advert = KeyAdvert(
+            version=1,
+            run=run,
+            epoch=1,
+            department=POLICE,
+            hpke_key=bytes(PUBLIC_KEY_BYTES),
+            roster_hash=bytes(32),
+            policy_hash=bytes(32),
+            heads_seen={},
+        )
+        return receipt_line("key-advert", sign_record(key or self.identity, "key-advert", advert), run=b"", until=until)
+
+    def head(
+        self, sequence: int, run: bytes, *, key: IdentityKey | None = None, digest: bytes = bytes(32)
+    ) -> ReceiptLine:
+        """What the department signs when a round is closed."""
+        head = HeadReceipt(department=POLICE, closed_hash=bytes(32), journal_sequence=sequence, journal_head=digest)
+        return receipt_line("head-receipt", sign_record(key or self.identity, "head-receipt", head), run=run)
+
+    def restore(
+        self,
+        folder: Path,
+        backup: Path,
+        lines: tuple[ReceiptLine, ...] | None = None,
+        rosters: Sequence[Path] = (),
+    ) -> Restored:
         """Restore into a new home; the rows come back from elsewhere."""
         folder.mkdir()
         receipts = folder.with_suffix(".jsonl")
         receipts.write_bytes(b"".join(msgspec.json.encode(item) + b"\n" for item in lines or self.lines))
         shutil.copy(self.city.home(POLICE) / f"{POLICE}.csv", folder)
-        return restore_home(folder, backup, [receipts], now=now())
+        return restore_home(folder, backup, [receipts], now=now(), rosters=rosters)
 
 
 @pytest.fixture(scope="module")
@@ -131,20 +168,16 @@ def test_p3_a_run_that_was_open_when_the_backup_was_made_counts_in_full(lost: Lo
         declaration = load_declaration(config.parent / load_config(config).binding)
         ledger = PrivacyLedger(journal, now)
         ledger.reserve(charge_of(lost.plan, declaration, policy), budgets_of(policy)).burn(1)
-    line = ReceiptLine(owner=POLICE, sequence=0, digest="", run=lost.plan.run_id().hex(), until="2020-01-01T00:00:00Z")
+    line = lost.advert(lost.plan.run_id(), until="2020-01-01T00:00:00Z")
     restored = lost.restore(tmp_path / "home", backup, (line,))
     assert (restored.charged, restored.closed) == ((lost.plan.run_id().hex(),), "")
     assert spent(tmp_path / "home" / "client.toml") == pytest.approx(in_full(lost.plan))
 
 
-@pytest.mark.parametrize("what", ["unknown plan", "unnamed run"])
-def test_p3_what_cannot_be_established_closes_the_ledger(lost: Lost, tmp_path: Path, what: str) -> None:
-    if what == "unknown plan":
-        lines = (*lost.lines, ReceiptLine(owner=POLICE, sequence=400, digest="ab" * 32, run="cd" * 32))
-    else:
-        lines = (*lost.lines, ReceiptLine(owner=POLICE, sequence=400, digest=""))
-    restored = lost.restore(tmp_path / "home", lost.after, lines)
-    assert restored.closed == ("restore-plan-unknown" if what == "unknown plan" else "restore-unexplained")
+def test_p3_a_run_whose_plan_is_not_known_closes_the_ledger(lost: Lost, tmp_path: Path) -> None:
+    run = bytes.fromhex("cd" * 32)
+    restored = lost.restore(tmp_path / "home", lost.after, (*lost.lines, lost.advert(run), lost.head(400, run)))
+    assert restored.closed == "restore-plan-unknown"
     config = tmp_path / "home" / "client.toml"
     status = budget_status(config)
     assert (status.closed, status.lost, status.left, status.next_fits) == (True, True, 0.0, False)
@@ -162,13 +195,103 @@ def test_p3_what_cannot_be_established_closes_the_ledger(lost: Lost, tmp_path: P
 
 def test_p5_receipts_of_another_journal_are_refused(lost: Lost, tmp_path: Path) -> None:
     first = min((line for line in lost.lines if line.owner == POLICE and line.sequence), key=lambda line: line.sequence)
-    other = msgspec.structs.replace(first, digest="00" * 32)
+    other = lost.head(first.sequence, first.run_id())
     refused("journal-receipt-mismatch", lost, tmp_path / "home", lost.after, (*lost.lines, other))
 
 
 def test_p5_receipts_that_do_not_name_a_run_which_ended_here_are_refused(lost: Lost, tmp_path: Path) -> None:
     others = (ReceiptLine(owner="health", sequence=0, digest=""),)
     refused("receipts-incomplete", lost, tmp_path / "home", lost.after, others)
+
+
+def test_p5_a_later_entry_that_no_run_explains_is_refused_and_closes_nothing(lost: Lost, tmp_path: Path) -> None:
+    bare = ReceiptLine(owner=POLICE, sequence=400, digest="")
+    refused("receipts-incomplete", lost, tmp_path / "home", lost.after, (*lost.lines, bare))
+
+
+RUN, OTHER = bytes([1]) * 32, bytes([2]) * 32
+FORGED: dict[str, tuple[Callable[[Lost], tuple[ReceiptLine, ...]], str]] = {
+    "a run that nobody signed": (
+        lambda _: (ReceiptLine(owner=POLICE, sequence=0, digest="", run=RUN.hex()),),
+        "receipt-unsigned",
+    ),
+    "a position that nobody signed": (
+        lambda _: (ReceiptLine(owner=POLICE, sequence=400, digest="ab" * 32),),
+        "receipt-unsigned",
+    ),
+    "a run that somebody else signed": (lambda lost: (lost.advert(RUN, key=IdentityKey.generate()),), "receipt-forged"),
+    "a run under another run's advert": (
+        lambda lost: (msgspec.structs.replace(lost.advert(RUN), run=OTHER.hex()),),
+        "receipt-forged",
+    ),
+    "a later position than was signed": (
+        lambda lost: (msgspec.structs.replace(lost.head(3, RUN), sequence=400),),
+        "receipt-forged",
+    ),
+    "another digest than was signed": (
+        lambda lost: (msgspec.structs.replace(lost.head(3, RUN), digest="ab" * 32),),
+        "receipt-forged",
+    ),
+    "an advert as if it were a head": (
+        lambda lost: (msgspec.structs.replace(lost.advert(RUN), label="head-receipt"),),
+        "receipt-forged",
+    ),
+    "a label that says nothing": (
+        lambda lost: (msgspec.structs.replace(lost.advert(RUN), label="plan"),),
+        "receipt-forged",
+    ),
+    "another department's advert": (
+        lambda lost: tuple(msgspec.structs.replace(x, owner=POLICE) for x in lost.lines if x.owner == "health")[:1],
+        "receipt-forged",
+    ),
+    "a later position of a run without its advert": (lambda lost: (lost.head(400, RUN),), "receipts-incomplete"),
+    "a later position of a run that had ended": (lambda lost: (lost.head(400, lost.plan.run_id()),), "receipt-forged"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_p5_what_this_department_did_not_sign_neither_charges_nor_closes(lost: Lost, tmp_path: Path, name: str) -> None:
+    lines, code = FORGED[name]
+    refused(code, lost, tmp_path / "home", lost.after, (*lost.lines, *lines(lost)))
+
+
+def test_p5_a_key_from_after_the_backup_counts_with_the_roster_on_which_the_old_one_vouches_for_it(
+    lost: Lost, tmp_path: Path
+) -> None:
+    new, run = IdentityKey.generate(), lost.plan.run_id()
+    members = load_members(lost.city.authority).roster
+    rosters = []
+    for name, old in (("vouched", lost.identity), ("swapped", IdentityKey.generate())):
+        word = endorse_key(old, city=members.city, department=POLICE, key=new.public)
+        later = msgspec.structs.replace(
+            members,
+            serial=members.serial + 1,
+            members=members.members | {POLICE: new.public},
+            endorsements={POLICE: word},
+        )
+        rosters.append(tmp_path / name)
+        rosters[-1].write_bytes(encode(sign_record(load_roster_key(lost.city.authority), "roster", later)))
+    vouched, swapped = rosters
+    lines = (*lost.lines, lost.advert(run, key=new))
+    refused("receipt-forged", lost, tmp_path / "without", lost.before, lines)
+    refused("receipt-forged", lost, tmp_path / "office", lost.before, lines, [swapped])
+    assert lost.restore(tmp_path / "with", lost.before, lines, [vouched]).charged == (run.hex(),)
+
+
+def test_p3_what_a_peer_kept_names_the_run_if_the_authority_says_nothing(lost: Lost, tmp_path: Path) -> None:
+    told = tuple(line for line in others_receipts(lost.city.config("health")) if line.owner == POLICE)
+    restored = lost.restore(tmp_path / "home", lost.before, told)
+    assert restored.charged == (lost.plan.run_id().hex(),)
+    assert restored.newest == max(line.sequence for line in told)
+
+
+def test_a_restored_home_can_be_lost_again(lost: Lost, tmp_path: Path) -> None:
+    """The receipts of what was lost the first time do not fit the journal that goes on, and say so nowhere."""
+    lost.restore(tmp_path / "first", lost.before)
+    make_backup(tmp_path / "first" / "client.toml", tmp_path / "again", keys=True, now=now() + dt.timedelta(days=2))
+    restored = lost.restore(tmp_path / "second", tmp_path / "again")
+    assert (restored.charged, restored.closed) == ((), "")
+    assert spent(tmp_path / "second" / "client.toml") == spent(tmp_path / "first" / "client.toml")
 
 
 def test_p5_a_changed_backup_and_a_home_with_a_journal_are_refused(lost: Lost, tmp_path: Path) -> None:
@@ -214,5 +337,5 @@ def test_a_backup_is_made_while_a_node_holds_the_journal(lost: Lost, tmp_path: P
 
 
 def test_p5_other_departments_know_how_far_the_journal_had_gone(lost: Lost) -> None:
-    told = {line.owner: line.sequence for line in authority_receipts(lost.city.config("health"))}
+    told = {line.owner: line.sequence for line in others_receipts(lost.city.config("health"))}
     assert 0 < told[POLICE] <= max(line.sequence for line in lost.lines if line.owner == POLICE)

@@ -53,8 +53,8 @@ def audit_show(config: ConfigArgument) -> None:
 
 @app.command("receipts")
 def audit_receipts(config: ConfigArgument) -> None:
-    """Print the heads of the authority's journal that this department was given, one JSON line each."""
-    from clients.explain import authority_receipts
+    """Print what others signed about their journals: the authority's heads, in which runs members took part."""
+    from clients.explain import others_receipts
 
-    for line in authority_receipts(config):
+    for line in others_receipts(config):
         sys.stdout.write(msgspec.json.encode(line).decode() + "\n")

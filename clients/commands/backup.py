@@ -39,12 +39,16 @@ def restore(
     receipts: Annotated[
         list[Path], typer.Option("--receipts", help="From the authority, and from other departments.", metavar="FILE")
     ],
+    rosters: Annotated[
+        list[Path] | None,
+        typer.Option("--roster", help="With keys of this department from after the backup.", metavar="FILE"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Restore a lost home: charge what may have run since the backup in full, or close the ledger."""
     from clients.restore import restore_home, restored_lines
 
-    restored = restore_home(home, source, receipts, now=dt.datetime.now(dt.UTC))
+    restored = restore_home(home, source, receipts, now=dt.datetime.now(dt.UTC), rosters=rosters or ())
     if as_json:
         print_json(restored)
     else:

@@ -22,9 +22,10 @@ def add(
     config: ConfigArgument, file: Annotated[Path, typer.Argument(help="A signed plan.", metavar="PLANFILE")]
 ) -> None:
     """Put a plan that the authority handed out into the folder of plans; nothing is approved by that."""
-    from clients.plans import add_plan, read_plan_file
+    from clients.config import read_signed
+    from clients.plans import add_plan
 
-    print_lines([f"{add_plan(config, read_plan_file(file)).stem}"])
+    print_lines([f"{add_plan(config, read_signed(file)).stem}"])
 
 
 @app.command()

@@ -54,7 +54,7 @@ def audit_show(journal: JournalArgument) -> None:
 
 @app.command("receipts")
 def audit_receipts(journal: JournalArgument) -> None:
-    """Print the heads of the departments' journals that the authority was given, one JSON line each."""
+    """Print what departments signed about their journals and in which runs they took part, one JSON line each."""
     from server.audit import department_receipts
 
     for line in department_receipts(journal):

@@ -94,8 +94,8 @@ def test_epochs_only_grow(memory: Memory) -> None:
 
 
 def test_heads_keep_the_newest_position_of_every_member(memory: Memory) -> None:
-    memory.see_heads({"health": (5, bytes(32)), "transport": (9, bytes(32))})
-    memory.see_heads({"health": (4, bytes(32)), "transport": (11, bytes(32))})
+    memory.see_heads({"health": (5, bytes(32)), "transport": (9, bytes(32))}, {})
+    memory.see_heads({"health": (4, bytes(32)), "transport": (11, bytes(32))}, {})
     assert memory.heads == again(memory).heads == {"health": 5, "transport": 11}
 
 

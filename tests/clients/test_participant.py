@@ -16,17 +16,18 @@ import pytest
 
 from clients.config import load_department, open_journal
 from clients.participant import Participant
-from clients.records import Approved, Refused
+from clients.records import Approved, HeadsSeen, Refused
 from clients.training.noise import OsRandomSource
 from server.coordinator import Coordinator
 from server.plans import sign_plan
 from shared.codec import decode, encode
 from shared.errors import CityFedError, InsufficientBudgetError, PolicyViolation, RoundAbortedError
-from shared.identity import DepartmentId, IdentityKey, Roster, sign_record
+from shared.identity import DepartmentId, IdentityKey, Roster, open_signed, sign_record
 from shared.journal import EntryKind, verify_journal
 from shared.messages import (
     CloseRound,
     ConfirmRequest,
+    KeyAdvert,
     OpenEpoch,
     Refusal,
     RevealRequest,
@@ -478,6 +479,17 @@ def test_p5_both_sides_journals_verify_against_the_other_sides_receipts(
     for name, participant in city.world.participants.items():
         own = participant.memory.journal
         assert verify_journal(own.path, owner=name).entries == own.head.sequence
+
+
+def test_p5_each_peer_keeps_the_others_adverts_once_an_epoch(finished: tuple[City, Eavesdropper]) -> None:
+    city, _ = finished
+    entries = city.world.participants[POLICE].memory.journal.entries(EntryKind.HEADS)
+    first, second = [decode(entry.body, HeadsSeen) for entry in entries]
+    assert set(first.adverts) == set(first.heads) == set(FOUR) - {POLICE}
+    for name, signed in first.adverts.items():
+        advert = open_signed(city.world.roster.members[DepartmentId(name)], "key-advert", signed, KeyAdvert)
+        assert (advert.department, advert.run) == (name, city.world.plan.run_id())
+    assert second.adverts == {}
 
 
 def test_an_unwritable_journal_makes_a_department_unavailable(tmp_path: Path) -> None:

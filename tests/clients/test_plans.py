@@ -13,12 +13,12 @@ import msgspec
 import pytest
 
 from clients.cli import main
-from clients.config import load_department, open_journal
+from clients.config import load_department, open_journal, read_signed
 from clients.data_check import bind_data
 from clients.memory import Memory
 from clients.outbox import leave_decision
 from clients.participant import Participant
-from clients.plans import add_plan, approve_plan, inspect_plan, list_plans, read_plan_file, refuse_plan
+from clients.plans import add_plan, approve_plan, inspect_plan, list_plans, refuse_plan
 from clients.policy_file import sign_policy_file
 from clients.records import RosterSeen
 from clients.training.noise import UnsafeSeededSource
@@ -380,7 +380,7 @@ def test_the_commands_add_list_inspect_approve_and_refuse(run: Run, desk: Desk, 
     desk.file.rename(handed)
     assert run("plan", "list", desk.config).out == "There is no plan.\n"
     assert run("plan", "add", desk.config, handed).out == f"{desk.digest}\n"
-    assert read_plan_file(handed) == read_plan_file(desk.file)
+    assert read_signed(handed) == read_signed(desk.file)
     out = run("plan", "inspect", desk.config, desk.digest).out
     for word in ("purpose       emergency-triage", "learns request from description", "public size   90", "R10", "R12"):
         assert word in out

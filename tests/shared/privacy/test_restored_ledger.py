@@ -72,9 +72,9 @@ def test_p3_a_run_that_cannot_fit_is_restored_all_the_same(journal: Journal) -> 
 def test_p3_a_closed_ledger_charges_nothing_any_more_for_any_data_set(journal: Journal) -> None:
     ledger = PrivacyLedger(journal, now)
     reservation = ledger.reserve(charge(), BUDGETS)
-    ledger.close("restore-unexplained")
+    ledger.close("restore-plan-unknown")
     sequence = journal.head.sequence
-    ledger.close("restore-unexplained")
+    ledger.close("restore-plan-unknown")
     again = PrivacyLedger(journal, now)
     for dataset in ("calls", "another"):
         with pytest.raises(InsufficientBudgetError) as caught:
