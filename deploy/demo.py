@@ -208,7 +208,9 @@ def run(demo: Demo, digest: str) -> None:
     status = json.loads(demo.server("run", digest, "--json"))
     demo.say(f"The run {status['state']}: {status['rounds']} rounds in {time.monotonic() - began:.0f} s.")
     (model,) = demo.folder.glob("authority/runs/*/model.safetensors")
-    demo.server("model", model.parent.name, "--release")
+    (plan,) = demo.folder.glob("authority/plans/published/*.plan")
+    demo.client("privacy-audit", "health/client.toml", plan, "--out", "health-audit")
+    demo.server("model", model.parent.name, "--release", "--audit", "health-audit/attack-audit.json")
     for name in DEPARTMENTS:
         demo.client("model", "fetch", f"{name}/client.toml", model.parent.name)
     demo.say("Every department has fetched the model from the authority's shelf and verified it.")

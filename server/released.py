@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -56,36 +56,35 @@ def release_model(
         What is signed is the model of the account that the departments countersigned in the last round. Nothing is
         signed without what the plan demands, nor before the office's journal says for whom and by whom (R21, R26, R27).
     """
-    release, files = _release(home, run)
+    release, files = _release(home, run, now=now, audits=audits, approved_by=approved_by)
     _write(out, files)
     return release
 
 
-def put_on_shelf(home: AuthorityHome, run: str, *, now: dt.datetime) -> ModelRelease:
+def put_on_shelf(
+    home: AuthorityHome, run: str, *, now: dt.datetime, audits: Sequence[Path] = (), approved_by: str = ""
+) -> ModelRelease:
     """Show a completed run's model to every department; doing it again changes no file.
 
     Args:
         home: the authority's home.
         run: the run's id in hex, or its first digits.
         now: the present time, UTC.
+        audits: as for :func:`release_model`.
+        approved_by: as for :func:`release_model`.
 
     Raises:
-        ConfigError: as :func:`release_model`.
-        ProtocolError: as :func:`release_model`.
-        JournalError: as :func:`release_model`; the release could not be noted, and nothing is shown then.
-        ModelError: as :func:`release_model`.
-        SetupError: ``home-not-writable``.
+        CityFedError: as :func:`release_model`.
     """
-    release, files = _release(home, run)
-    with open_office(home) as office:
-        noted = ModelReleased(run=release.run, file_sha256=release.file_sha256)
-        office.journal.append(EntryKind.MODEL_RELEASED, noted, now=now)
+    release, files = _release(home, run, now=now, audits=audits, approved_by=approved_by)
     _write(home.released / release.run.hex(), files)
     return release
 
 
-def _release(home: AuthorityHome, run: str) -> tuple[ModelRelease, dict[str, bytes]]:
-    """Return what is signed about a completed run's model, and the three files."""
+def _release(
+    home: AuthorityHome, run: str, *, now: dt.datetime, audits: Sequence[Path], approved_by: str
+) -> tuple[ModelRelease, dict[str, bytes]]:
+    """Return what is signed about a completed run's model, noted in the office's journal, and the three files."""
     folder = run_folder(home, run)
     if folder.status().state != "completed":
         raise ConfigError("run-not-completed", f"The run in {folder.path} has not been completed: it has no model.")
@@ -103,12 +102,20 @@ def _release(home: AuthorityHome, run: str) -> tuple[ModelRelease, dict[str, byt
         approved_by=approved_by,
     )
     with open_office(home) as office:
-        office.journal.append(EntryKind.RELEASED, note, now=now)
-    make_private_folder(out)
-    replace_private_file(out / MODEL_FILE, data)
-    replace_private_file(out / RECORD_FILE, dump_json(sign_record(load_plan_key(home), RELEASE_LABEL, release)))
-    replace_private_file(out / CARD_FILE, released_card(release, plan, finished=finished).encode())
-    return release
+        office.journal.append(EntryKind.MODEL_RELEASED, note, now=now)
+    record = sign_record(load_plan_key(home), RELEASE_LABEL, release)
+    return release, {
+        MODEL_FILE: data,
+        RECORD_FILE: dump_json(record),
+        CARD_FILE: released_card(release, plan, finished=finished).encode(),
+    }
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files that were not there, or replace them one by one."""
+    make_private_folder(folder)
+    for name, content in files.items():
+        replace_private_file(folder / name, content)
 
 
 def _read_audit(path: Path) -> Signed:

@@ -55,7 +55,6 @@ class EntryKind(StrEnum):
     COUNTERSIGNED = "round-countersigned"
     FAILED = "round-failed"
     ENDED = "run-ended"
-    RELEASED = "model-released"
 
 
 class Head(Record, frozen=True, kw_only=True):

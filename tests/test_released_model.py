@@ -15,6 +15,7 @@ from clients.config import open_journal
 from clients.data_check import bind_data
 from clients.models import fetch_model, predict
 from clients.plans import refuse_plan
+from clients.shelf import fetch_released
 from policies.evaluate import Decision
 from policies.facts import Phase
 from policies.load import sign_policy
@@ -37,6 +38,7 @@ from shared.release import CARD_FILE, RECORD_FILE, RELEASE_LABEL, ModelRelease, 
 from tests.city import FOUR
 from tests.deployed_city import SMALL_ASK, DeployedCity, deploy_with_plan, now
 from tests.finished_city import attack_audit, copied, file_run, run_published
+from tests.shelf_city import open_shelf_of
 
 TEXTS = ["we need water and food, please send help", "the council met and discussed the budget"]
 
@@ -287,7 +289,7 @@ def test_p4_a_department_that_wants_a_persons_approval_sees_one_or_installs_noth
 def test_p5_a_release_is_in_the_offices_journal_with_whom_it_is_for(finished: Finished) -> None:
     signed = release(finished, finished.audit("police"), approved_by="head of office")
     with open_office(finished.city.authority) as office:
-        note = decode(list(office.journal.entries(EntryKind.RELEASED))[-1].body, ModelReleased)
+        note = decode(list(office.journal.entries(EntryKind.MODEL_RELEASED))[-1].body, ModelReleased)
     assert (note.run, note.file_sha256) == (signed.run, signed.file_sha256)
     assert (note.recipients, note.audited_by, note.approved_by) == (HOLDERS, ("police",), "head of office")
 
@@ -302,6 +304,24 @@ def test_p4_a_plan_that_demands_a_person_is_not_released_without_one(tmp_path: P
     flagged = Finished(city, plan, run, tmp_path / "out")
     assert not_released(flagged, flagged.audit()) == "approver-missing"
     assert release(flagged, flagged.audit(), approved_by="head of office").approved_by == "head of office"
+
+
+def test_p4_a_model_from_the_shelf_is_judged_as_one_from_a_folder(finished: Finished) -> None:
+    home, run = finished.config.parent, finished.run.path.name
+    with open_shelf_of(finished.city):
+        with pytest.raises(CityFedError, match="no model of such a run"):
+            fetch_released(finished.config, run, now=now())
+        put_on_shelf(finished.city.authority, run, now=now(), audits=[finished.audit()])
+        refuse_plan(finished.config, finished.plan.digest().hex(), person="police-it", reason="", now=now())
+        with pytest.raises(CityFedError, match="R10"):
+            fetch_released(finished.config, run, now=now())
+        assert not (home / "models").exists()
+        other = finished.city.config("health")
+        installed = fetch_released(other, run[:8], now=now())
+    assert installed.countersigned
+    for name in (MODEL_FILE, RECORD_FILE, CARD_FILE):
+        assert (other.parent / "models" / run / name).read_bytes() == (finished.out / name).read_bytes()
+    assert not [*home.glob(".fetch-*"), *other.parent.glob(".fetch-*")]
 
 
 def test_what_was_changed_after_it_was_installed_is_not_used(finished: Finished, tmp_path: Path) -> None:

@@ -141,7 +141,12 @@ def model(
     run_id: RunArgument,
     *,
     home: HomeOption = Path(DEFAULT_HOME),
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to.", metavar="DIR")] = Path("model"),
+    release: Annotated[
+        bool, typer.Option("--release", help="Put it on the shelf, where every department may fetch it.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to; default `model`.", metavar="DIR")
+    ] = None,
     audits: Annotated[
         list[Path] | None,
         typer.Option("--audit", help="A department's `attack-audit.json`. May be repeated.", metavar="FILE"),
@@ -155,8 +160,14 @@ def model(
     from server.home import AuthorityHome
     from server.released import put_on_shelf, release_model
 
+    authority, folder, lines = AuthorityHome(home), out or Path("model"), list[str]()
     now = dt.datetime.now(dt.UTC)
-    release = release_model(AuthorityHome(home), run_id, out, now=now, audits=audits or (), approved_by=approved_by)
+    if release:
+        released = put_on_shelf(authority, run_id, now=now, audits=audits or (), approved_by=approved_by)
+        lines.append(f"The model of run {released.run.hex()} is on the shelf: departments may fetch it.")
+    if out is not None or not release:
+        released = release_model(authority, run_id, folder, now=now, audits=audits or (), approved_by=approved_by)
+        lines.append(f"{folder} holds the model of run {released.run.hex()}: hand the whole folder out.")
     if as_json:
         print_json(released)
     else:

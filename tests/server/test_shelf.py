@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from server.audit import OWNER
-from server.plan_files import PlanState
-from server.released import ModelReleased, put_on_shelf
+from server.plan_files import PlanState, load_published
+from server.records import ModelReleased
+from server.released import put_on_shelf
 from server.roster import remove
 from server.shelf import CALLS_OF_A_MEMBER, Shelf
 from server.shelf_files import shelf_listing
@@ -27,7 +28,7 @@ from shared.release import CARD_FILE, RECORD_FILE
 from shared.shelf import FETCH, LIST, MODEL_FILES, SERVICE, Item, Listing
 from tests.channel_city import code_of, member_files, new_authority, server_files
 from tests.deployed_city import DeployedCity, deploy_with_plan, join, now
-from tests.finished_city import copied, file_run, run_published
+from tests.finished_city import attack_audit, copied, file_run, run_published
 from tests.shelf_city import ShelfCity, ask, open_shelf_of, raw_caller, take
 
 ROSTER = Item(kind="roster")
@@ -40,8 +41,14 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> DeployedCity:
     """A city with one published plan and the model of one run on its shelf."""
     city, digest = deploy_with_plan(tmp_path_factory.mktemp("shelf") / "city")
     run = file_run(city, digest, run_published(city, digest)).path.name
-    put_on_shelf(city.authority, run[:12], now=now())
+    attack_audit(city, "health", load_published(city.authority, digest)[1], city.folder / "audits")
+    put_on_shelf(city.authority, run[:12], now=now(), audits=audits(city))
     return city
+
+
+def audits(city: DeployedCity) -> list[Path]:
+    """The attack audit that the plan demands."""
+    return list((city.folder / "audits").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +103,9 @@ def test_a_release_stands_in_the_offices_journal_before_it_is_on_the_shelf(shelf
         (home.released / run / CARD_FILE).unlink()
         assert listing(shelf).models == ()  # not before all of it is there
         with pytest.raises(Exception, match="in use"):
-            put_on_shelf(home, run, now=now())
+            put_on_shelf(home, run, now=now(), audits=audits(shelf.city))
         assert listing(shelf).models == ()
-    put_on_shelf(home, run, now=now())
+    put_on_shelf(home, run, now=now(), audits=audits(shelf.city))
     assert listing(shelf).models == (run,)
 
 
