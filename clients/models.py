@@ -6,7 +6,7 @@ They lie under ``models/RUN`` in the department's home: the model, what the auth
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -26,11 +26,28 @@ from shared.model_file import MODEL_FILE
 from shared.parameters import Vector
 from shared.plan import Plan
 from shared.private_files import make_private_folder, replace_private_file
-from shared.release import CARD_FILE, RECORD_FILE, RELEASE_LABEL, ModelRelease, open_release, released_vector
+from shared.release import (
+    CARD_FILE,
+    RECORD_FILE,
+    RELEASE_LABEL,
+    ModelRelease,
+    open_release,
+    released_vector,
+    require_card,
+)
 from shared.tasks.predict import read_lines, read_table, write_scores
 
 MODELS = "models"
 """Folder of released models in a department's home."""
+
+
+class _Verified(NamedTuple):
+    """A model, and the bytes of its three files by name: whoever can change the folder cannot change them any more."""
+
+    release: ModelRelease
+    plan: Plan
+    vector: Vector
+    files: Mapping[str, bytes]
 
 
 class Installed(NamedTuple):
@@ -59,7 +76,7 @@ def fetch_model(config_path: Path, run: str, *, source: Path, now: dt.datetime) 
             configuration is not in order.
         ProtocolError: ``signature-invalid``, ``message-malformed``, ``release-foreign``.
         PolicyViolation: ``policy-refused``; the findings stand in the journal.
-        ModelError: ``model-changed``, ``model-corrupt``, or not of the plan's layout.
+        ModelError: ``card-changed``, ``model-changed``, ``model-corrupt``, or not of the plan's layout.
         JournalError: the journal does not verify.
         SetupError: ``home-not-writable``.
 
@@ -67,21 +84,21 @@ def fetch_model(config_path: Path, run: str, *, source: Path, now: dt.datetime) 
         Nothing is installed that the plan key did not sign, that a rule of the release refuses (policies: E), or that
         differs from the model in the last account which this department countersigned.
     """
-    release, plan, _ = _verified(config_path, source)
-    name = release.run.hex()
+    found = _verified(config_path, source)
+    release, name = found.release, found.release.run.hex()
     if not run or not name.startswith(run):
         raise ConfigError("run-unknown", f"{source} holds the model of run {name}.")
     with open_memory(config_path, lambda: now) as memory:
-        require_release(config_path, memory, release, plan, now=now)
+        require_release(config_path, memory, release, found.plan, now=now)
         countersigned = _is_countersigned(memory, release)
     folder = config_path.parent / MODELS / name
     make_private_folder(folder)
-    for file in (MODEL_FILE, RECORD_FILE, CARD_FILE):
-        replace_private_file(folder / file, read_file(source / file))
+    for file, content in found.files.items():
+        replace_private_file(folder / file, content)
     return Installed(folder, release, countersigned)
 
 
-def predict(config_path: Path, file: Path, *, run: str, columns: Sequence[str], out: TextIO) -> None:
+def predict(config_path: Path, file: Path, *, run: str, columns: Sequence[str], out: TextIO, now: dt.datetime) -> None:
     """Write the rows of a file with a ``score`` column.
 
     Args:
@@ -90,33 +107,39 @@ def predict(config_path: Path, file: Path, *, run: str, columns: Sequence[str], 
         run: the run's id in hex, or its first digits; empty for the only model.
         columns: those of the CSV file that hold the text; none for those that the binding maps to the features.
         out: where to.
+        now: the present time, UTC.
 
     Raises:
         ConfigError: ``model-unknown``, ``model-ambiguous``, ``weights-missing``, ``feature-unmapped``; the
             configuration is not in order.
         ContractError: ``predict-unreadable``, ``column-missing``; the binding is not in order.
         ProtocolError: what was installed is not what the authority signed.
-        ModelError: ``model-changed``, ``model-corrupt``; the base weights are not those of the plan.
+        ModelError: ``card-changed``, ``model-changed``, also from the last account that was countersigned;
+            ``model-corrupt``; the base weights are not those of the plan.
+        JournalError: the journal does not verify.
     """
-    config, folder = load_config(config_path), _installed(config_path, run)
-    _, plan, vector = _verified(config_path, folder)
+    config, found = load_config(config_path), _verified(config_path, _installed(config_path, run))
+    with open_memory(config_path, lambda: now) as memory:
+        _is_countersigned(memory, found.release)
+    plan = found.plan
     table = file.suffix.lower() == ".csv"
     texts = read_table(file, columns or _bound_columns(config_path, plan)) if table else read_lines(file)
     weights = config_path.parent / config.weights if config.weights else None
     if weights is None and plan.model.architecture == "minilm":
         raise ConfigError("weights-missing", f"{config_path} names no folder of base weights (`weights`).")
-    write_scores(texts, plan, vector, weights_dir=weights, out=out)
+    write_scores(texts, plan, found.vector, weights_dir=weights, out=out)
 
 
-def _verified(config_path: Path, folder: Path) -> tuple[ModelRelease, Plan, Vector]:
-    """Open a folder with a model by the authority's key, and the plan that lies here."""
+def _verified(config_path: Path, folder: Path) -> _Verified:
+    """Open a folder with a model by the authority's key, and the plan that lies here; each file is read once."""
     key = load_trust(load_config(config_path)).authority_key
-    path = folder / RECORD_FILE
-    signed = load_json(read_file(path), Signed, where=str(path))
+    files = {name: read_file(folder / name) for name in (MODEL_FILE, RECORD_FILE, CARD_FILE)}
+    signed = load_json(files[RECORD_FILE], Signed, where=str(folder / RECORD_FILE))
     plan = plan_of_run(config_path, open_signed(key, RELEASE_LABEL, signed, ModelRelease).run)
     release = open_release(signed, key=key, plan=plan)
-    data = read_file(folder / MODEL_FILE)
-    return release, plan, released_vector(data, release, plan, where=str(folder / MODEL_FILE))
+    require_card(files[CARD_FILE], release, where=str(folder / CARD_FILE))
+    vector = released_vector(files[MODEL_FILE], release, plan, where=str(folder / MODEL_FILE))
+    return _Verified(release, plan, vector, files)
 
 
 def _is_countersigned(memory: Memory, release: ModelRelease) -> bool:

@@ -64,7 +64,7 @@ def release_model(
 def put_on_shelf(
     home: AuthorityHome, run: str, *, now: dt.datetime, audits: Sequence[Path] = (), approved_by: str = ""
 ) -> ModelRelease:
-    """Show a completed run's model to every department; doing it again changes no file.
+    """Show a completed run's model to the departments that its plan names; doing it again changes no file.
 
     Args:
         home: the authority's home.
@@ -93,7 +93,9 @@ def _release(
     signed_audits = tuple(_read_audit(path) for path in audits)
     audited_by = _require_demands(home, plan, signed_audits, approved_by)
     described, data = _describe(folder, plan, rounds)
-    release = replace(described, audits=signed_audits, approved_by=approved_by)
+    released = replace(described, audits=signed_audits, approved_by=approved_by)
+    card = released_card(released, plan, finished=finished).encode()
+    release = replace(released, card_sha256=file_digest(card))
     note = ModelReleased(
         run=release.run,
         file_sha256=release.file_sha256,
@@ -107,7 +109,7 @@ def _release(
     return release, {
         MODEL_FILE: data,
         RECORD_FILE: dump_json(record),
-        CARD_FILE: released_card(release, plan, finished=finished).encode(),
+        CARD_FILE: card,
     }
 
 
@@ -158,6 +160,7 @@ def _describe(folder: RunFolder, plan: Plan, rounds: tuple[RoundDone, ...]) -> t
         contributors=tuple(len(item.survivors) for item in rounds),
         model_hash=digest,
         file_sha256=file_digest(data),
+        card_sha256="",  # the card says what is signed here
         privacy=privacy_statement(plan),
         terms=plan.release,
     )

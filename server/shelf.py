@@ -76,13 +76,13 @@ class Shelf:
     def _list(self, _nothing: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Say what lies here; as in a fetch, nothing that the caller sends is read."""
         with self._door.named_refusals(context), self._seat(self._door.admit(context)) as name:
-            yield from self._sent(name, Payload.of(encode(shelf_listing(self._home))), context)
+            yield from self._sent(name, Payload.of(encode(shelf_listing(self._home, name))), context)
 
     def _fetch(self, _nothing: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Send one item."""
         with self._door.named_refusals(context), self._seat(self._door.admit(context)) as name:
             item = decode(shown(context, ITEM_KEY), Item)
-            with opened(self._home, item) as payload:
+            with opened(self._home, item, name) as payload:
                 _LOG.info("%s fetches %s %s", name, item.kind, item.name)
                 yield from self._sent(name, payload, context)
 

@@ -1,12 +1,13 @@
 """What lies on the shelf: the roster, published plans, and models that somebody has released; nothing else.
 
 A request names a kind and hex digits. They are looked up among what is found here and never become part of a path. All
-but a model's card is signed, and is verified in the very call in which it is sent: a changed file stays here.
+of it is signed, and is verified in the very call in which it is sent: a changed file stays here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,22 +19,24 @@ from typing import Final
 from server.city import load_city
 from server.home import AuthorityHome
 from server.plan_files import PlanState
+from server.runs import RunFolder
 from shared.channel import Payload
 from shared.city import CityFile
 from shared.codec import MAX_MESSAGE_BYTES, decode, load_json
 from shared.errors import CityFedError, ModelError, ProtocolError
-from shared.identity import Signed, open_signed
+from shared.identity import DepartmentId, Signed, open_signed
 from shared.plan import accept_plan
 from shared.release import RELEASE_LABEL, ModelRelease
 from shared.roster import open_roster
 from shared.shelf import MODEL_FILES, Item, Kind, Listing
 
+_LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"[0-9a-f]{64}")
 
 
-def shelf_listing(home: AuthorityHome) -> Listing:
-    """Say what lies on the shelf; whether it verifies shows when it is asked for."""
-    found = _found(home)
+def shelf_listing(home: AuthorityHome, caller: DepartmentId) -> Listing:
+    """Say what lies on the shelf for a department; whether it verifies shows when it is asked for."""
+    found = _found(home, caller)
     return Listing(
         roster=Item(kind="roster") in found,
         plans=tuple(sorted(item.name for item in found if item.kind == "plan")),
@@ -42,14 +45,14 @@ def shelf_listing(home: AuthorityHome) -> Listing:
 
 
 @contextmanager
-def opened(home: AuthorityHome, item: Item) -> Iterator[Payload]:
-    """Open one item of the shelf, verified.
+def opened(home: AuthorityHome, item: Item, caller: DepartmentId) -> Iterator[Payload]:
+    """Open one item of the shelf for a department, verified.
 
     Raises:
         ProtocolError: ``not-on-shelf``; ``shelf-changed`` when it is not what the city's keys have signed.
         ConfigError: ``city-missing``.
     """
-    path, city = _found(home).get(item), load_city(home)
+    path, city = _found(home, caller).get(item), load_city(home)
     if path is None:
         raise ProtocolError("not-on-shelf", "The shelf holds no such thing.")
     with path.open("rb") as file:
@@ -60,17 +63,27 @@ def opened(home: AuthorityHome, item: Item) -> Iterator[Payload]:
         yield payload
 
 
-def _found(home: AuthorityHome) -> dict[Item, Path]:
-    """Return everything on the shelf; a model lies there once all of its three files do."""
+def _found(home: AuthorityHome, caller: DepartmentId) -> dict[Item, Path]:
+    """Return everything on the shelf for a department; a model lies there once all of its three files do."""
     found = {Item(kind="roster"): home.roster} if home.roster.is_file() else {}
     for path in (home.plans / PlanState.PUBLISHED).glob("*.plan"):
         if _is_named(path.stem, path):
             found[Item(kind="plan", name=path.stem)] = path
     for folder in home.released.glob("*"):
         files = {kind: folder / name for kind, name in MODEL_FILES.items()}
-        if _is_named(folder.name, *files.values()):
+        if _is_named(folder.name, *files.values()) and _receives(home, folder.name, caller):
             found |= {Item(kind=kind, name=folder.name): path for kind, path in files.items()}
     return found
+
+
+def _receives(home: AuthorityHome, run: str, caller: DepartmentId) -> bool:
+    """Say whether the plan of a run gives its model to a department (R21)."""
+    try:
+        plan = accept_plan(RunFolder(home.runs / run).submitted().plan, load_city(home).plan_key)
+    except CityFedError:
+        _LOG.warning("the plan of run %s cannot be read: nobody receives its model", run)
+        return False
+    return plan.run_id().hex() == run and plan.gives_model_to(caller)
 
 
 def _is_named(name: str, *paths: Path) -> bool:
@@ -80,13 +93,13 @@ def _is_named(name: str, *paths: Path) -> bool:
 
 def _verified(city: CityFile, item: Item, file: BufferedReader, folder: Path) -> Payload:
     """Verify exactly what will be sent: the bytes, or a model's by the descriptor that they are read from."""
-    if item.kind != "model":
+    if item.kind in _CHECKS:
         data = file.read(MAX_MESSAGE_BYTES)
         _CHECKS[item.kind](city, item.name, data)
         return Payload.of(data)
     digest, length = hashlib.file_digest(file, "sha256"), file.tell()
-    record = (folder / MODEL_FILES["model-record"]).read_bytes()
-    if _record(city, item.name, record).file_sha256 != digest.hexdigest():
+    record = _record(city, item.name, (folder / MODEL_FILES["model-record"]).read_bytes())
+    if {"model": record.file_sha256, "model-card": record.card_sha256}[item.kind] != digest.hexdigest():
         raise ModelError("model-changed", "The file is not the one that was signed.")
     return Payload(length, lambda offset, size: os.pread(file.fileno(), size, offset))
 
@@ -115,6 +128,5 @@ _CHECKS: Final[Mapping[Kind, Callable[[CityFile, str, bytes], object]]] = {
     "roster": _roster,
     "plan": _plan,
     "model-record": _record,
-    "model-card": lambda _city, _run, _data: None,  # a text for people, which nobody signs
 }
-"""How each kind is verified, but for the model itself, which is too long to be held."""
+"""How what is signed itself is verified; the record about a model holds the digests of its other two files."""

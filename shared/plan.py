@@ -233,6 +233,11 @@ class Plan(Record, frozen=True, kw_only=True):
         """Return the digest that two people approve; it covers every field."""
         return sha256(b"plan", encode(self))
 
+    def gives_model_to(self, department: str) -> bool:
+        """Return whether a department is among those who receive the final model."""
+        named = {PUBLIC, department} & set(self.release.recipients)
+        return department in self.cohort or bool(named)
+
     def run_id(self) -> bytes:
         """Return the run's name: one approval, one run (protocol 2, E1)."""
         return sha256(b"run", self.digest(), str(self.approval).encode())

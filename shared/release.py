@@ -27,6 +27,7 @@ class ModelRelease(Record, frozen=True, kw_only=True):
         contributors: how many departments are in the sum of each finished round, in order.
         model_hash: of the vector, as in the signed account of the last round.
         file_sha256: of the safetensors file, in hex.
+        card_sha256: of the card's file, in hex.
         terms: who receives it, and what there has to be, as in the plan that the departments approved.
         audits: attack audits that departments signed.
         approved_by: who at the authority released it; empty if nobody's name was asked for.
@@ -40,6 +41,7 @@ class ModelRelease(Record, frozen=True, kw_only=True):
     contributors: Annotated[tuple[Number, ...], Meta(max_length=10_000)]
     model_hash: Hash
     file_sha256: Label
+    card_sha256: Label
     privacy: PrivacyStatement
     terms: ReleaseTerms
     audits: Audits = ()
@@ -64,6 +66,16 @@ def open_release(signed: Signed, *, key: bytes, plan: Plan) -> ModelRelease:
     if said != (*known, plan.model.base_weights_sha256, plan.release, plan.rounds):
         raise ProtocolError("release-foreign", f"The signed record is not about the model of the plan {plan.name}.")
     return release
+
+
+def require_card(data: bytes, release: ModelRelease, *, where: str) -> None:
+    """Refuse a card that is not the one that was signed.
+
+    Raises:
+        ModelError: ``card-changed``.
+    """
+    if file_digest(data) != release.card_sha256:
+        raise ModelError("card-changed", f"{where} is not the card that the authority signed.")
 
 
 def released_vector(data: bytes, release: ModelRelease, plan: Plan, *, where: str) -> Vector:

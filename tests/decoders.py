@@ -188,6 +188,7 @@ def _release() -> ModelRelease:
         contributors=(3,),
         model_hash=bytes(32),
         file_sha256="0" * 64,
+        card_sha256="0" * 64,
         privacy=privacy_statement(PLAN),
         terms=PLAN.release,
         audits=(sign_record(KEYS["health"], ATTACK_AUDIT_LABEL, _attack_audit()),),

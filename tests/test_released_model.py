@@ -166,7 +166,7 @@ def test_a_fetched_model_scores_a_table_by_the_bound_columns_and_lines_of_text(
     found: dict[Path, list[dict[str, str]]] = {}
     for file in (table, lines):
         out = io.StringIO(newline="")
-        predict(finished.config, file, run="", columns=(), out=out)
+        predict(finished.config, file, run="", columns=(), out=out, now=now())
         found[file] = list(csv.DictReader(io.StringIO(out.getvalue())))
     assert [row["id"] for row in found[table]] == ["0", "1"]
     scores = [row["score"] for row in found[table]]
@@ -196,6 +196,28 @@ def test_p4_another_model_than_the_countersigned_one_is_not_installed_whoever_si
     assert refused(finished) == "model-changed"
     finished.sign_again(file_sha256=digest, model_hash=model_hash(other))
     assert refused(finished) == "model-changed"
+
+
+def test_p4_a_card_that_nobody_signed_is_not_installed(finished: Finished) -> None:
+    with (finished.out / CARD_FILE).open("a") as card:
+        card.write("Safe for decisions about persons.\n")
+    assert refused(finished) == "card-changed"
+
+
+def test_p4_another_model_than_the_countersigned_one_is_not_used_wherever_it_came_from(
+    finished: Finished, tmp_path: Path
+) -> None:
+    finished.fetch()
+    other = np.zeros(finished.plan.layout.size, dtype=np.float32)
+    digest = write_model(finished.out / MODEL_FILE, other, finished.plan)
+    finished.sign_again(file_sha256=digest, model_hash=model_hash(other))
+    for name in (MODEL_FILE, RECORD_FILE):
+        (finished.config.parent / "models" / finished.run.path.name / name).write_bytes(
+            (finished.out / name).read_bytes()
+        )
+    with pytest.raises(CityFedError) as caught:
+        predict(finished.config, tmp_path / "none.txt", run="", columns=(), out=io.StringIO(), now=now())
+    assert caught.value.code == "model-changed"
 
 
 def test_p4_a_model_of_a_plan_that_people_refused_is_not_installed(finished: Finished) -> None:
@@ -329,5 +351,5 @@ def test_what_was_changed_after_it_was_installed_is_not_used(finished: Finished,
     model = finished.config.parent / "models" / finished.run.path.name / MODEL_FILE
     model.write_bytes(model.read_bytes()[:-1] + b"\0")
     with pytest.raises(CityFedError) as caught:
-        predict(finished.config, tmp_path / "none.txt", run="", columns=(), out=io.StringIO())
+        predict(finished.config, tmp_path / "none.txt", run="", columns=(), out=io.StringIO(), now=now())
     assert caught.value.code == "model-changed"

@@ -13,25 +13,27 @@ import msgspec
 import pytest
 
 from server.audit import OWNER
+from server.city import load_plan_key
 from server.plan_files import PlanState, load_published
 from server.records import ModelReleased
 from server.released import put_on_shelf
 from server.roster import remove
 from server.shelf import CALLS_OF_A_MEMBER, Shelf
-from server.shelf_files import shelf_listing
-from shared.codec import decode, encode
-from shared.errors import SetupError
-from shared.identity import IdentityKey, Signed
+from server.shelf_files import opened, shelf_listing
+from shared.codec import decode, dump_json, encode, load_json
+from shared.errors import ProtocolError, SetupError
+from shared.identity import DepartmentId, Signed, sign_record
 from shared.journal import EntryKind, Journal
-from shared.model_file import MODEL_FILE
-from shared.release import CARD_FILE, RECORD_FILE
+from shared.model_file import MODEL_FILE, file_digest
+from shared.release import CARD_FILE, RECORD_FILE, RELEASE_LABEL, ModelRelease
 from shared.shelf import FETCH, LIST, MODEL_FILES, SERVICE, Item, Listing
 from tests.channel_city import code_of, member_files, new_authority, server_files
-from tests.deployed_city import DeployedCity, deploy_with_plan, join, now
+from tests.deployed_city import DeployedCity, deploy_with_plan, now
 from tests.finished_city import attack_audit, copied, file_run, run_published
 from tests.shelf_city import ShelfCity, ask, open_shelf_of, raw_caller, take
 
 ROSTER = Item(kind="roster")
+MEMBER = DepartmentId("police")
 NOT_ADMITTED = (grpc.StatusCode.PERMISSION_DENIED, "certificate-not-admitted")
 BIG = 8 << 20
 
@@ -85,7 +87,7 @@ def test_a_member_gets_exactly_what_was_published(shared_shelf: ShelfCity) -> No
     home = shared_shelf.city.authority
     listed = listing(shared_shelf)
     (plan,), (run,) = listed.plans, listed.models
-    assert listed == shelf_listing(home) == Listing(roster=True, plans=(plan,), models=(run,))
+    assert listed == shelf_listing(home, MEMBER) == Listing(roster=True, plans=(plan,), models=(run,))
     files = {Item(kind=kind, name=run): home.runs / run / name for kind, name in MODEL_FILES.items() if kind == "model"}
     files |= {ROSTER: home.roster, Item(kind="plan", name=plan): home.plan(PlanState.PUBLISHED, plan)}
     with raw_caller(shared_shelf.address, shared_shelf.roots(), shared_shelf.files()) as channel:
@@ -109,13 +111,33 @@ def test_a_release_stands_in_the_offices_journal_before_it_is_on_the_shelf(shelf
     assert listing(shelf).models == (run,)
 
 
+def test_a_model_is_there_for_those_alone_to_whom_its_plan_gives_it(shared_shelf: ShelfCity) -> None:
+    """R21: a member that the plan does not name sees no model and gets none; roster and plans are for all."""
+    home, other = shared_shelf.city.authority, DepartmentId("parks")
+    (run,) = shelf_listing(home, MEMBER).models
+    assert shelf_listing(home, other) == msgspec.structs.replace(shelf_listing(home, MEMBER), models=())
+    for kind in MODEL_FILES:
+        with opened(home, Item(kind=kind, name=run), MEMBER):
+            pass
+        with pytest.raises(ProtocolError) as caught, opened(home, Item(kind=kind, name=run), other):
+            pytest.fail("opened")
+        assert caught.value.code == "not-on-shelf"
+
+
+def test_nobody_receives_a_model_whose_plan_is_not_there(shelf: ShelfCity) -> None:
+    home = shelf.city.authority
+    (run,) = listing(shelf).models
+    (home.runs / run / "run.json").unlink()
+    assert listing(shelf).models == ()
+
+
 def test_drafts_and_signed_plans_are_not_on_the_shelf(shelf: ShelfCity) -> None:
     home = shelf.city.authority
     (plan,) = listing(shelf).plans
     published = home.plan(PlanState.PUBLISHED, plan)
     for state in (PlanState.DRAFT, PlanState.SIGNED):
         published.rename(home.plan(state, plan))
-        assert listing(shelf) == msgspec.structs.replace(shelf_listing(home), plans=())
+        assert listing(shelf) == msgspec.structs.replace(shelf_listing(home, MEMBER), plans=())
         home.plan(state, plan).rename(published)
 
 
@@ -190,23 +212,19 @@ def test_no_certificate_another_citys_and_a_member_as_authority_are_not_let_in(s
 
 
 def test_a_removed_member_is_refused_at_once(shelf: ShelfCity) -> None:
-    guest = DeployedCity(shelf.city.folder, shelf.city.authority, {"parks": IdentityKey.generate()})
-    join(guest, "parks")
-    with raw_caller(shelf.address, shelf.roots(), shelf.files("parks")) as channel:
+    with raw_caller(shelf.address, shelf.roots(), shelf.files("health")) as channel:
         assert decode(take(channel, ROSTER), Signed)
-        remove(shelf.city.authority, "parks", now=now())
+        remove(shelf.city.authority, "health", now=now())
         for method in (LIST, FETCH):
             assert code_of(partial(take, channel, ROSTER, method=method)) == NOT_ADMITTED
     assert listing(shelf).roster
 
 
 def test_a_member_that_is_removed_in_the_midst_of_a_download_does_not_get_the_rest(shelf: ShelfCity) -> None:
-    guest = DeployedCity(shelf.city.folder, shelf.city.authority, {"parks": IdentityKey.generate()})
-    join(guest, "parks")
-    with raw_caller(shelf.address, shelf.roots(), shelf.files("parks")) as channel:
+    with raw_caller(shelf.address, shelf.roots(), shelf.files("health")) as channel:
         call = ask(channel, big_card(shelf))
         next(call)
-        remove(shelf.city.authority, "parks", now=now())
+        remove(shelf.city.authority, "health", now=now())
         assert code_of(lambda: list(call)) == NOT_ADMITTED
 
 
@@ -230,8 +248,13 @@ def test_a_port_that_is_taken_is_an_error(shared_shelf: ShelfCity) -> None:
 
 def big_card(shelf: ShelfCity) -> Item:
     """An item that no window of a connection holds."""
-    (run,) = shelf_listing(shelf.city.authority).models
-    (shelf.city.authority.released / run / CARD_FILE).write_bytes(bytes(BIG))
+    home = shelf.city.authority
+    (run,) = shelf_listing(home, MEMBER).models
+    folder = home.released / run
+    (folder / CARD_FILE).write_bytes(bytes(BIG))
+    signed = load_json((folder / RECORD_FILE).read_bytes(), Signed, where="record")
+    release = msgspec.structs.replace(decode(signed.body, ModelRelease), card_sha256=file_digest(bytes(BIG)))
+    (folder / RECORD_FILE).write_bytes(dump_json(sign_record(load_plan_key(home), RELEASE_LABEL, release)))
     return Item(kind="model-card", name=run)
 
 
