@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from typing import Final
 
 from clients.binding import load_binding, load_declaration
 from clients.department import Department, Trust
@@ -16,6 +17,13 @@ from shared.identity import DEPARTMENT_NAME, MAX_SIGNED_BYTES, DepartmentId, Sig
 from shared.journal import Journal
 from shared.keystore import load_identity
 from shared.privacy.plan import PerformanceFlags
+
+_MADE_BY: Final = {
+    "client.toml": ": `cityfed-client enrol` makes it",
+    "policy.toml": ": write it with `cityfed-client policy draft`",
+    "policy.sig": ": let the policy's owner sign with `cityfed-client policy sign`",
+}
+"""Which step makes a file, by the name that it usually has."""
 
 
 class ClientConfig(Record, frozen=True, kw_only=True):
@@ -196,8 +204,12 @@ def read_file(path: Path) -> bytes:
     """
     try:
         return path.read_bytes()
+    except FileNotFoundError as cause:
+        raise ConfigError("file-missing", f"{path} is not there{_MADE_BY.get(path.name, '')}.") from cause
+    except IsADirectoryError as cause:
+        raise ConfigError("file-missing", f"{path} is a folder: name the file in it.") from cause
     except OSError as cause:
-        raise ConfigError("file-missing", f"{path} cannot be read.") from cause
+        raise ConfigError("file-missing", f"{path} cannot be read: {cause.strerror}.") from cause
 
 
 def read_key(text: str, field: str) -> bytes:

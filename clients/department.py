@@ -160,7 +160,7 @@ class Department:
             approvals=approvals,
             budget=BudgetFacts(
                 epsilon_run=quote.epsilon_run,
-                epsilon_lifetime_after=quote.epsilon_lifetime_after,
+                epsilon_lifetime_after=quote.counted_after,
                 lone_share_after=quote.lone_share_after,
                 fits=quote.fits,
                 reason=quote.reason,

@@ -197,6 +197,7 @@ def _shelf(patient: Patient) -> tuple[str, str]:
 def _door(patient: Patient, address: str) -> tuple[str, str]:
     """Whether the authority listens at an address, by both sides' certificates."""
     folder, config = patient.path.parent, patient.config
+    load_tls(patient.path, config, now=patient.now)  # says what is the matter with a certificate
     host, _, port = address.rpartition(":")
     trusted = ssl.create_default_context(cafile=str(folder / config.city_ca))
     trusted.load_cert_chain(folder / config.tls_certificate, folder / config.tls_key)

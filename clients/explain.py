@@ -64,7 +64,7 @@ def budget_lines(status: BudgetStatus) -> list[str]:
     again = (
         "nothing ran yet"
         if status.next_epsilon is None
-        else (f"would make it {status.next_epsilon:.4f}, which {'fits' if status.next_fits else 'does not fit'}")
+        else f"epsilon {status.next_epsilon:.4f} would count for ever; {'fits' if status.next_fits else 'does not fit'}"
     )
     least = "no noise is enough" if status.next_noise_multiplier is None else f"{status.next_noise_multiplier:.4f}"
     return [
@@ -120,9 +120,12 @@ def inspection_lines(found: Inspection, policy: Policy) -> list[str]:
         f"  privacy       epsilon {found.epsilon_asked:g} and delta {privacy.budget.delta:g} asked",
         f"                epsilon {found.epsilon_computed:.4f} as computed here",
         f"  budget        epsilon {found.epsilon_left:.4f} left of {found.epsilon_cap:g}",
-        f"                epsilon {found.epsilon_after:.4f} would count with this plan",
+        "                what would count with this plan:",
+        *(f"                  {line.scope}: epsilon {line.found:.4f} of {line.limit:g}" for line in found.budgets),
+        *(["                  it would be the last plan: it closes the lifetime"] if found.closes_lifetime else []),
         f"  leaves here   at most {found.updates} encrypted updates of {found.update_bytes} bytes",
         f"  metrics       {_metrics(plan)}",
+        "  besides       keys, hashes, signatures, journal positions: nothing computed from a record",
         f"  approved by   {given}",
         *([f"  refused by    {', '.join(found.refused_by)}"] if found.refused_by else []),
         as_table(found.decision, policy),

@@ -25,7 +25,7 @@ from shared.errors import CityFedError, ConfigError, ProtocolError
 from shared.identity import Roster, Signed
 from shared.journal import EntryKind
 from shared.plan import Plan, accept_plan
-from shared.privacy.ledger import BudgetQuote, PrivacyLedger
+from shared.privacy.ledger import BudgetLine, BudgetQuote, PrivacyLedger
 from shared.private_files import make_private_folder, replace_private_file
 
 
@@ -45,7 +45,8 @@ class Inspection(Record, frozen=True, kw_only=True):
     Attributes:
         update_bytes: masked words of one update; ``updates`` is how many may leave, spare attempts included.
         epsilon_asked: as the plan states it; ``epsilon_computed`` as this department computes it.
-        epsilon_left: what the lifetime cap leaves before this plan; ``epsilon_after`` what would count with it.
+        epsilon_left: what the lifetime cap leaves before this plan; ``budgets`` are all of them with this plan.
+        closes_lifetime: whether nothing may follow this plan.
         decision: every static rule's finding.
     """
 
@@ -59,7 +60,8 @@ class Inspection(Record, frozen=True, kw_only=True):
     epsilon_computed: float
     epsilon_left: float
     epsilon_cap: float
-    epsilon_after: float
+    budgets: tuple[BudgetLine, ...]
+    closes_lifetime: bool
     approvals: tuple[tuple[str, str], ...]
     refused_by: tuple[str, ...]
     decision: Decision
@@ -198,7 +200,10 @@ class _Desk:
         """Read and verify the plan with this digest."""
         path = _plan_path(self.config_path, digest)
         if len(digest) != 64 or not digest.isalnum() or not path.is_file():
-            raise ConfigError("plan-unknown", f"No plan with this digest lies in {path.parent}.")
+            raise ConfigError(
+                "plan-unknown",
+                f"No plan with this digest of 64 hex digits lies in {path.parent}: see `cityfed-client plan list`.",
+            )
         plan = accept_plan(read_signed(path), self.department.trust.authority_key)
         if plan.digest().hex() != digest:
             raise ProtocolError("plan-changed", f"{path} does not hold the plan of its name: it was changed.")
@@ -226,8 +231,9 @@ class _Desk:
             epsilon_computed=quote.epsilon_run,
             epsilon_left=status.left,
             epsilon_cap=quote.cap_lifetime,
-            epsilon_after=quote.filter_lifetime_after,
-            approvals=tuple((item.person, item.role) for item in facts.approvals if item.role),
+            budgets=quote.lines,
+            closes_lifetime=quote.closes_lifetime,
+            approvals=tuple(dict.fromkeys((item.person, item.role) for item in facts.approvals if item.role)),
             refused_by=self.memory.refused_by(plan.digest()),
             decision=evaluate(policy, facts, Phase.OFFER),
         )

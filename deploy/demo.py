@@ -2,7 +2,8 @@
 
 Uses the shipped commands only, in the order of docs/operations.md, in a new folder under ``runs/``. One person plays
 every office here: fingerprints that people would compare by telephone are read from what the commands print, and every
-approval is given. ``make deploy-demo`` runs ``cityfed-sim setup`` first.
+approval is given. What departments do each by themselves they do at the same time. ``make deploy-demo`` runs
+``cityfed-sim setup`` first. Exit code 0 with a model, 1 without, 130 after Ctrl-C; no process is left in any case.
 """
 
 from __future__ import annotations
@@ -17,15 +18,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 DEPARTMENTS = ("environment", "health", "police", "transport")
 FINGERPRINT = re.compile(r"(?:[0-9a-f]{4} ){7}[0-9a-f]{4}")
 SCENARIO = "emergency-triage"
 READY_S = 180.0
 STOP_S = 30.0
+INTERRUPTED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -36,11 +43,17 @@ class Demo:
         folder: new; ``authority`` and one folder for each department.
         prepared: what ``cityfed-sim setup`` made.
         processes: both sides' ``up``, by name.
+        calls: commands that are at work.
+        over: set when nothing more is to begin.
+        authority: held by the department that is served: the authority's office does one thing at a time.
     """
 
     folder: Path
     prepared: Path
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    calls: set[subprocess.Popen[str]] = field(default_factory=set)
+    over: threading.Event = field(default_factory=threading.Event)
+    authority: threading.Lock = field(default_factory=threading.Lock)
 
     def say(self, line: str) -> None:
         """Tell the person who watches."""
@@ -50,18 +63,44 @@ class Demo:
     def call(self, package: str, *words: str | Path) -> str:
         """Run one command to its end and return what it printed."""
         command = [sys.executable, "-m", package, *map(str, words)]
-        ended = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
-        if ended.returncode:
-            raise SystemExit(f"{' '.join(command[2:])}\n{ended.stderr.strip()}")
-        return ended.stdout
+        if self.over.is_set():
+            raise SystemExit("The demo is over.")
+        called = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.calls.add(called)
+        try:
+            printed, said = called.communicate()
+        finally:
+            self.calls.discard(called)
+        if called.returncode:
+            raise SystemExit(f"{' '.join(command[2:])}\n{said.strip()}")
+        return printed
 
     def server(self, *words: str | Path) -> str:
         """Run a command of the authority."""
-        return self.call("server", *words, "--home", "authority")
+        with self.authority:
+            return self.call("server", *words, "--home", "authority")
 
     def client(self, *words: str | Path) -> str:
         """Run a command of a department."""
         return self.call("clients", *words)
+
+    def each(self, act: Callable[[str], None]) -> None:
+        """Let every department do something, all at the same time; the first that fails ends the demo."""
+        with ThreadPoolExecutor(len(DEPARTMENTS)) as pool:
+            at_work = [pool.submit(act, name) for name in DEPARTMENTS]
+            try:
+                for work in at_work:
+                    work.result()
+            except BaseException:
+                self.end_calls()  # or the pool would wait for all that the others still have to do
+                raise
 
     def start(self, name: str, *words: str) -> None:
         """Start one side's processes."""
@@ -71,36 +110,69 @@ class Demo:
                 command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
 
+    def end_calls(self) -> None:
+        """Let no command begin any more, and end those at work."""
+        self.over.set()
+        for called in tuple(self.calls):
+            called.terminate()
+
     def stop(self) -> None:
-        """Stop the departments, then the authority."""
-        for name in (*DEPARTMENTS, "authority"):
-            process = self.processes.get(name)
-            if process is None:
-                continue
-            process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_S)
-            process.kill()
-            process.wait()
+        """End everything: commands at work, the departments, then the authority."""
+        self.end_calls()
+        for names in (DEPARTMENTS, ("authority",)):
+            ending = [self.processes[name] for name in names if name in self.processes]
+            for process in ending:
+                process.terminate()
+            deadline = time.monotonic() + STOP_S
+            for process in ending:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
+                process.kill()
+                process.wait()
 
 
 def main() -> None:
-    """Provision, run, tell, stop."""
+    """Provision, run, tell; stop everything in any case."""
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
     prepared = Path(os.environ.get("CITYFED_HOME") or ".cityfed").absolute()
+    if not (prepared / "departments").is_dir():
+        raise SystemExit(f"{prepared} holds no messages: start this by `make deploy-demo`, which prepares them.")
     demo = Demo(new_folder(Path("runs").absolute()), prepared)
-    began = time.monotonic()
-    fingerprint = found(demo)
+    code = 0
     try:
-        start_authority(demo)
-        shown = {name: join(demo, name, fingerprint) for name in DEPARTMENTS}
-        for name in DEPARTMENTS:
-            bind(demo, name, list(shown.values()))
-        digest = agree(demo)
-        demo.say(f"Provisioned, and a plan agreed, in {time.monotonic() - began:.0f} s. Starting the departments.")
-        run(demo, digest)
+        play(demo)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+        demo.say(f"Stopping. What there is lies in {demo.folder}.")
     finally:
         demo.stop()
-        demo.say("All processes are stopped.")
+    demo.say("Every process has ended.")
+    sys.exit(code)
+
+
+def interrupt(_number: int, _frame: FrameType | None) -> None:
+    """End as Ctrl-C does, whatever the signal; another one must not leave a process behind."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def play(demo: Demo) -> None:
+    """Do what the offices of a city do, from nothing to a model."""
+    began = time.monotonic()
+    city, members = found(demo), dict.fromkeys(DEPARTMENTS, "")
+    start_authority(demo)
+
+    def enter(name: str) -> None:
+        members[name] = join(demo, name, city)
+
+    demo.each(enter)
+    demo.each(lambda name: bind(demo, name, list(members.values())))
+    digest = publish(demo)
+    demo.each(lambda name: approve(demo, name, digest))
+    demo.say(f"Provisioned, and a plan agreed, in {time.monotonic() - began:.0f} s. Starting the departments.")
+    run(demo, digest)
     tell(demo, time.monotonic() - began)
 
 
@@ -169,29 +241,33 @@ def bind(demo: Demo, name: str, members: list[str]) -> None:
     config, prepared = f"{name}/client.toml", demo.prepared / "departments" / name
     demo.client("roster", "fetch", config)
     demo.client("roster", "approve", config, *members, "--roster", f"{name}/roster.msgpack")
-    for path in prepared.iterdir():
-        shutil.copy(path, demo.folder / name)
-    weights = demo.prepared / "models" / "minilm"
-    edit(demo.folder / config, weights=weights, feature_cache="features.safetensors")
+    for source in ("binding.toml", "reports.csv"):
+        shutil.copy(prepared / source, demo.folder / name)
+    # What the encoder makes of the messages stays where it was prepared: the next demo or simulation finds it there.
+    cache = prepared / "features.safetensors"
+    edit(demo.folder / config, weights=demo.prepared / "models" / "minilm", feature_cache=cache)
     demo.client("policy", "draft", config, name)
     demo.client("policy", "sign", config, "--key", f"{name}-owner.key")
     demo.client("data", "check", f"{name}/binding.toml", "--config", config)
     demo.client("data", "declare", config, "--out", f"{name}-summary.json")
 
 
-def agree(demo: Demo) -> str:
-    """Draft, sign and publish the plan; a steward and IT of every department approve it. Returns its digest."""
+def publish(demo: Demo) -> str:
+    """Draft, sign and publish the plan; returns its digest."""
     summaries = [f"{name}-summary.json" for name in DEPARTMENTS]
     digest = demo.server("plan", "draft", SCENARIO, *summaries).split()[-1]
     demo.server("plan", "sign", digest)
     demo.server("plan", "publish", digest)
-    for name in DEPARTMENTS:
-        demo.say(f"{name} approves plan {digest[:16]}")
-        config = f"{name}/client.toml"
-        demo.client("plan", "fetch", config)
-        for role in ("steward", "it"):
-            demo.client("plan", "approve", config, digest, "--person", f"{name}-{role}")
     return digest
+
+
+def approve(demo: Demo, name: str, digest: str) -> None:
+    """Let a steward and IT of a department approve the plan."""
+    demo.say(f"{name} approves plan {digest[:16]}")
+    config = f"{name}/client.toml"
+    demo.client("plan", "fetch", config)
+    for role in ("steward", "it"):
+        demo.client("plan", "approve", config, digest, "--person", f"{name}-{role}")
 
 
 def run(demo: Demo, digest: str) -> None:
@@ -211,9 +287,13 @@ def run(demo: Demo, digest: str) -> None:
     (plan,) = demo.folder.glob("authority/plans/published/*.plan")
     demo.client("privacy-audit", "health/client.toml", plan, "--out", "health-audit")
     demo.server("model", model.parent.name, "--release", "--audit", "health-audit/attack-audit.json")
-    for name in DEPARTMENTS:
-        demo.client("model", "fetch", f"{name}/client.toml", model.parent.name)
+    demo.each(lambda name: fetch(demo, name, model.parent.name))
     demo.say("Every department has fetched the model from the authority's shelf and verified it.")
+
+
+def fetch(demo: Demo, name: str, run_id: str) -> None:
+    """Let a department install the model of a run."""
+    demo.client("model", "fetch", f"{name}/client.toml", run_id)
 
 
 def everybody_online(demo: Demo) -> bool:
@@ -226,9 +306,9 @@ def tell(demo: Demo, seconds: float) -> None:
     """Say what came out and what to look at."""
     demo.say(demo.server("runs").strip())
     for name in DEPARTMENTS:
-        spent = demo.client("budget", f"{name}/client.toml").splitlines()[1].split()[-1]
+        spent = json.loads(demo.client("budget", f"{name}/client.toml", "--json"))["spent_epsilon"]
         demo.client("audit", "verify", f"{name}/client.toml")
-        demo.say(f"  {name}: epsilon {spent} spent, journal in order")
+        demo.say(f"  {name}: epsilon {spent:.4f} spent, journal in order")
     (model,) = demo.folder.glob("authority/runs/*/model.safetensors")
     demo.say(f"{seconds:.0f} s in all. To look at, in {demo.folder}:")
     for what, where in (

@@ -7,7 +7,7 @@ stands in :data:`policies.rules.RULES`.
 from __future__ import annotations
 
 from policies.facts import Facts
-from policies.findings import Finding, at_least, at_most, conclude, equal, holds, listed, missing
+from policies.findings import Check, Finding, at_least, at_most, conclude, equal, holds, listed, missing
 from policies.policy import Policy
 
 
@@ -181,12 +181,12 @@ def plan_metrics_allowed(policy: Policy, facts: Facts) -> Finding:
         return missing("R17", "dpo", "a plan")
     extras, floor = facts.plan.layout.extras, policy.training.min_noise_multiplier
     foreign = [extra.name for extra in extras if extra.name not in policy.outgoing.metrics]
-    allowed = listed(policy.outgoing.metrics)
+    asked, allowed = listed(foreign or [extra.name for extra in extras]), listed(policy.outgoing.metrics)
     return conclude(
         "R17",
         "dpo",
         [
-            holds("metrics", not foreign, yes=f"only {allowed}", no=listed(foreign)),
+            Check(not foreign, "metrics", asked, f"only {allowed}"),
             *(at_least(f"noise multiplier of {extra.name}", extra.noise_multiplier, floor) for extra in extras),
         ],
         good="The plan asks for no metric that is not allowed and noised.",

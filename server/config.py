@@ -61,12 +61,14 @@ def new_config(
     """Return the configuration of a new city, whose first host stands in its addresses.
 
     Raises:
-        ConfigError: ``city-name``, ``host-malformed``, ``port-range``.
+        ConfigError: ``city-name``, ``port-range``, ``port-twice``.
     """
     if not DEPARTMENT_NAME.fullmatch(city):
         raise ConfigError("city-name", "A city's name is lower-case, such as `metropolis`.")
     if not all(0 < port < 1 << 16 for port in (fleet_port, channel_port, shelf_port)):
         raise ConfigError("port-range", "A port lies in 1..65535.")
+    if len({fleet_port, channel_port, shelf_port}) < 3:
+        raise ConfigError("port-twice", "Gateway, update channel and shelf need a port each.")
     host = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
     return ServerConfig(
         city=city,

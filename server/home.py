@@ -25,6 +25,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.errors import ConfigError
+
 DEFAULT_HOME = "authority"
 
 
@@ -149,3 +151,18 @@ class AuthorityHome:
     def member(self, department: str) -> Path:
         """Certificate of one member."""
         return self.members / f"{department}.crt"
+
+
+def open_home(root: Path) -> AuthorityHome:
+    """Return the home of a city that was founded, for commands that would find nothing in any other folder.
+
+    Raises:
+        ConfigError: ``city-missing``.
+    """
+    home = AuthorityHome(root)
+    if not home.config.is_file():
+        raise ConfigError(
+            "city-missing",
+            f"{root} is no city's home: name it with --home, or found the city with `cityfed-server city init`.",
+        )
+    return home

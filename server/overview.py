@@ -80,7 +80,7 @@ def _nodes(home: AuthorityHome) -> dict[str, NodeView]:
 def overview_lines(view: Overview) -> list[str]:
     """Say it to a person."""
     lines = [
-        f"  {name:10} {'runs' if item.pid else 'waits to be started again'}, started {item.starts} times"
+        f"  {name:10} {'runs' if item.pid else 'waits to be started again'}, starts: {item.starts}"
         for name, item in view.programs.items()
     ]
     lines = ["The authority is on:", *lines] if lines else ["The authority is off."]

@@ -148,8 +148,11 @@ def _bodies(home: AuthorityHome, state: PlanState) -> Iterator[tuple[Path, bytes
 def _existing(home: AuthorityHome, state: PlanState, digest: str) -> Path:
     """Return the file of a plan."""
     path = home.plan(state, digest)
-    if len(digest) != 64 or not digest.isalnum() or not path.is_file():
-        raise ConfigError("plan-unknown", f"No plan with this digest lies in {home.plans / state}.")
+    if len(digest) != 64 or not digest.isalnum():
+        raise ConfigError("plan-unknown", "A plan's digest has 64 hex digits: see `cityfed-server plan list`.")
+    if not path.is_file():
+        elsewhere = [f", but in {home.plans / other}" for other in PlanState if home.plan(other, digest).is_file()]
+        raise ConfigError("plan-unknown", f"No plan with this digest lies in {path.parent}{''.join(elsewhere)}.")
     return path
 
 

@@ -134,9 +134,7 @@ class RunFolder:
             ConfigError: ``run-exists``: one approval, one run.
         """
         if self.path.exists():
-            raise ConfigError(
-                "run-exists", f"{self.path} exists: one approval, one run. Raise the plan's approval number."
-            )
+            raise ConfigError("run-exists", f"{self.path} exists, and one approval is one run: draft the plan again.")
         make_private_folder(self.path)
         self.write_submitted(submitted)
         self.write(RunStatus(state="submitted", process=process, since=now))
@@ -222,7 +220,14 @@ def status_lines(run: str, status: RunStatus) -> list[str]:
     lines = [f"Run {run[:16]} {status.state}{reason}: {status.rounds} rounds finished{where}."]
     for name, sign in sorted(status.signs.items()):
         missing = status.missing.get(name)
-        lost = f"missing in step {missing.step} of round {missing.round} ({missing.status})" if missing else "in order"
+        lost = (
+            f"missing in step {missing.step} of round {missing.round} ({missing.status})" if missing else _present(sign)
+        )
         heard = f"{sign.last_sign:%Y-%m-%d %H:%M:%S} UTC" if sign.last_sign else "never"
         lines.append(f"  {name}: {lost}, last heard of on the update channel {heard}")
     return lines
+
+
+def _present(sign: Sign) -> str:
+    """Say how a department stands that missed no step yet."""
+    return "in order" if sign.last_sign else "not here yet"

@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Event
 
 from server.city import load_server_tls
-from server.config import load_server, split_address
+from server.config import ServerConfig, load_server, split_address
 from server.flower_app import HOME_VARIABLE
 from server.gateway import GatewaySettings, gateway_server
 from server.health import health_endpoint
@@ -36,6 +36,7 @@ from shared.supervise import Program, Supervisor, read_status
 
 _LOG = logging.getLogger(__name__)
 _ENROL_PAUSE_S = 2.0
+_PORT_PAUSES_S = (0.1, 0.4, 1.5)
 
 
 def run_authority(home: AuthorityHome, *, stopped: Event) -> None:
@@ -44,7 +45,7 @@ def run_authority(home: AuthorityHome, *, stopped: Event) -> None:
     Raises:
         ConfigError: the home is not a city's.
         ProtocolError: the server's certificate cannot be used today.
-        SetupError: ``health-port``, ``already-running``, ``home-not-writable``.
+        SetupError: ``health-port``, ``already-running``, ``home-not-writable``, ``port-unusable``.
     """
     now = dt.datetime.now(dt.UTC)
     config = load_server(home)
@@ -82,7 +83,7 @@ def run_authority(home: AuthorityHome, *, stopped: Event) -> None:
             ),
         ),
         clock=time.monotonic,
-        prepare=lambda: _prepare(home, superlink, now),
+        prepare=lambda: _prepare(home, superlink, config, now),
         each_tick=look,
     )
     with health_endpoint(config.health_port, home.service):
@@ -134,7 +135,8 @@ class Registrar:
             with open_control(self.superlink) as control:
                 control.enrol(load_members(self.home).node_keys if self.home.roster.exists() else {})
         except CityFedError as error:
-            _LOG.info("nobody was registered with the SuperLink: %s", error.code)
+            if self._told is not None:  # before, it is about to start
+                _LOG.warning("the departments that may come in were not told to the SuperLink: %s", error.code)
             self._not_before = self.clock() + _ENROL_PAUSE_S
         else:
             self._told = wanted
@@ -148,10 +150,33 @@ class Registrar:
         return (stat.st_ino, stat.st_mtime_ns)
 
 
-def _prepare(home: AuthorityHome, superlink: SuperLink, now: dt.datetime) -> None:
-    """Make what the processes of this start share."""
+def _prepare(home: AuthorityHome, superlink: SuperLink, config: ServerConfig, now: dt.datetime) -> None:
+    """Make what the processes of this start share, once it is sure that they can listen."""
+    for address in (config.fleet, config.channel, config.shelf):
+        require_free(config.listen, split_address(address)[1])
     superlink.prepare(now)
     replace_private_file(home.flower / "port", str(superlink.port).encode())
+
+
+def require_free(host: str, port: int, *, wait: Callable[[float], object] = time.sleep) -> None:
+    """Refuse to start where somebody else listens; what a killed supervisor left behind is given a moment to end.
+
+    Raises:
+        SetupError: ``port-unusable``.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for pause in (*_PORT_PAUSES_S, None):
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers themselves
+            try:
+                probe.bind((host, port))
+            except OSError as cause:
+                if pause is None:
+                    reason = cause.strerror or type(cause).__name__
+                    raise SetupError("port-unusable", f"Port {port} of {host} cannot be used: {reason}.") from cause
+                wait(pause)
+            else:
+                return
 
 
 def _only_path(home: AuthorityHome) -> str:

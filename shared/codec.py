@@ -53,6 +53,7 @@ def decode(
     *,
     max_bytes: int = MAX_MESSAGE_BYTES,
     error: type[CityFedError] = ProtocolError,
+    where: str = "A message",
 ) -> T:
     """Decode MessagePack strictly.
 
@@ -61,17 +62,18 @@ def decode(
         record_type: a :class:`Record` subclass or a union of tagged ones.
         max_bytes: refuse longer input before parsing it.
         error: family to raise.
+        where: what is decoded, for people: a file's name.
 
     Raises:
         CityFedError: of the family ``error``, with code ``message-too-large`` or ``message-malformed``.
     """
     if len(data) > max_bytes:  # a view's length counts bytes, or msgspec would not take it
-        raise error("message-too-large", f"A message of {len(data)} bytes is over the limit of {max_bytes} bytes.")
+        raise error("message-too-large", f"{where} of {len(data)} bytes is over the limit of {max_bytes} bytes.")
     try:
         return msgspec.msgpack.decode(data, type=record_type)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, ValueError) as cause:
         # The cause names the field and the expected type, never the value.
-        raise error("message-malformed", f"A message could not be decoded: {cause}.") from cause
+        raise error("message-malformed", f"{where} could not be decoded: {cause}.") from cause
 
 
 def load_toml(text: str, record_type: type[T], *, where: str, error: type[CityFedError] = ConfigError) -> T:

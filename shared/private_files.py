@@ -57,7 +57,10 @@ def replacing_private_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: if the folder cannot be written.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with mode 0600
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with mode 0600
+    except OSError as cause:  # people know the file that they named
+        raise OSError(cause.errno, cause.strerror, str(path)) from cause
     os.close(descriptor)
     try:
         yield Path(name)

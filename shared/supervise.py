@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import subprocess
@@ -21,6 +22,8 @@ import msgspec
 from shared.codec import Record, load_json
 from shared.errors import SetupError
 from shared.private_files import make_private_folder, replace_private_file
+
+_LOG = logging.getLogger(__name__)
 
 STATUS_FILE = "status.json"
 _LOCK_FILE = "lock"
@@ -129,7 +132,7 @@ class Supervisor:
 
     def _look_after(self, child: _Child) -> bool:
         """Notice an end, start what is due; return whether anything changed."""
-        now = self.clock()
+        now, name = self.clock(), child.program.name
         if child.process is not None:
             if self._gave_up(child):
                 _end_group(child.process.pid, signal.SIGKILL)
@@ -141,6 +144,7 @@ class Supervisor:
             child.not_before = now + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (child.failures - 1))
             child.process = None
             child.status = msgspec.structs.replace(child.status, pid=0, started="", last_exit=code)
+            _LOG.warning("%s ended with %d and is started again: see %s", name, code, self._log(child.program))
             return True
         if now < child.not_before or not child.program.due():
             return False
@@ -149,6 +153,7 @@ class Supervisor:
         child.status = msgspec.structs.replace(
             child.status, pid=pid, started=_started(pid), starts=child.status.starts + 1
         )
+        _LOG.info("%s is started", name)
         return True
 
     def _gave_up(self, child: _Child) -> bool:

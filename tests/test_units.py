@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,8 +14,12 @@ import typer
 
 import clients.cli
 import server.cli
-from clients.config import ClientConfig
+from clients.config import ClientConfig, load_config, load_department, load_tls
+from clients.up import supernode_command
 from server.home import AuthorityHome
+from shared.errors import ConfigError
+from shared.flower import environment
+from tests.deployed_city import deploy_city, now
 
 UNITS = Path(__file__).parents[1] / "deploy" / "systemd"
 NAMES = ("cityfed-authority.service", "cityfed-department@.service")
@@ -76,3 +81,24 @@ def test_credentials_have_the_names_under_which_keys_are_looked_for(tmp_path: Pa
     )
     for name, keys in zip(NAMES, expected, strict=True):
         assert {item.partition(":")[0] for item in settings(name, "LoadCredential")} == keys
+
+
+def test_a_department_whose_keys_are_credentials_is_in_order_and_so_is_what_up_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under the unit: private keys lie in the credentials folder only, with the mode that systemd gives them."""
+    city = deploy_city(tmp_path / "city", ("health", "police"))
+    config, credentials = city.config("health"), tmp_path / "credentials"
+    credentials.mkdir()
+    for item in settings(NAMES[1], "LoadCredential"):
+        name = item.partition(":")[0]
+        (city.home("health") / name).rename(credentials / name)
+        (credentials / name).chmod(0o440)
+    with pytest.raises(ConfigError, match="key-file-missing|cannot be read"):
+        load_department(config)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    assert load_department(config).name == "health"
+    load_tls(config, load_config(config), now=now())
+    command = supernode_command(config.parent, load_config(config), "127.0.0.1:1", tmp_path / "secret")
+    assert str(credentials / "node.key") in command
+    assert environment(os.environ, tmp_path)["CREDENTIALS_DIRECTORY"] == str(credentials)

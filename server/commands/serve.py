@@ -32,7 +32,7 @@ def mount(app: typer.Typer) -> None:
 
 def up(*, home: HomeOption = Path(DEFAULT_HOME)) -> None:
     """Keep the authority's processes running: SuperLink, SuperExec, gateway and shelf; until Ctrl-C or `stop`."""
-    from server.home import AuthorityHome
+    from server.home import open_home
     from server.up import run_authority
     from shared.logs import log_json
     from shared.supervise import stop_on_signals
@@ -40,22 +40,22 @@ def up(*, home: HomeOption = Path(DEFAULT_HOME)) -> None:
     log_json()
     stopped = Event()
     stop_on_signals(stopped)
-    run_authority(AuthorityHome(home), stopped=stopped)
+    run_authority(open_home(home), stopped=stopped)
 
 
 def gateway(*, home: HomeOption = Path(DEFAULT_HOME)) -> None:
     """Serve Flower's only door; `up` starts this."""
-    from server.home import AuthorityHome
+    from server.home import open_home
     from server.up import run_gateway
     from shared.logs import log_json
 
     log_json()
-    run_gateway(AuthorityHome(home))
+    run_gateway(open_home(home))
 
 
 def shelf(*, home: HomeOption = Path(DEFAULT_HOME)) -> None:
     """Serve roster, published plans and released models to departments; `up` starts this."""
-    from server.home import AuthorityHome
+    from server.home import open_home
     from server.shelf import run_shelf
     from shared.logs import log_json
     from shared.supervise import stop_on_signals
@@ -63,7 +63,7 @@ def shelf(*, home: HomeOption = Path(DEFAULT_HOME)) -> None:
     log_json()
     stopped = Event()
     stop_on_signals(stopped)
-    run_shelf(AuthorityHome(home), stopped=stopped)
+    run_shelf(open_home(home), stopped=stopped)
 
 
 def run(
@@ -74,20 +74,25 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a published plan with the departments that approved it; a run without a model fails, whatever Flower says."""
-    from server.home import AuthorityHome
+    from server.home import open_home
     from server.runs import status_lines
     from server.submit import submit_run, watch_run
 
-    authority = AuthorityHome(home)
+    authority = open_home(home)
     folder = submit_run(authority, plan, now=dt.datetime.now(dt.UTC))
     terminal = console()
     tell(terminal, f"Run {folder.path.name} is submitted.")
     if detach:
         return
 
+    told: set[str] = set()
+
     def say(status: RunStatus) -> None:
-        for line in status_lines(folder.path.name, status)[:1]:
-            tell(terminal, line)
+        first, *rest = status_lines(folder.path.name, status)
+        for line in (first, *(line for line in rest if ": missing in step " in line)):
+            if line not in told:
+                told.add(line)
+                tell(terminal, line)
 
     finished = watch_run(authority, folder, tell=say, wait=time.sleep)
     if as_json:
@@ -105,10 +110,10 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show the processes, and how a run stands: who is missing, and each department's last sign of life."""
-    from server.home import AuthorityHome
+    from server.home import open_home
     from server.overview import overview, overview_lines
 
-    view = overview(AuthorityHome(home), run_id)
+    view = overview(open_home(home), run_id)
     if as_json:
         print_json(view)
     else:
@@ -117,10 +122,10 @@ def status(
 
 def runs(*, home: HomeOption = Path(DEFAULT_HOME), as_json: JsonOption = False) -> None:
     """List every run, the newest first."""
-    from server.home import AuthorityHome
+    from server.home import open_home
     from server.runs import run_folders, status_lines
 
-    folders = list(run_folders(AuthorityHome(home)))
+    folders = list(run_folders(open_home(home)))
     if as_json:
         print_json({folder.path.name: folder.status() for folder in folders})
     else:
@@ -129,10 +134,10 @@ def runs(*, home: HomeOption = Path(DEFAULT_HOME), as_json: JsonOption = False) 
 
 def logs(run_id: RunArgument, *, home: HomeOption = Path(DEFAULT_HOME)) -> None:
     """Print what the process of a run had to say, as lines of JSON."""
-    from server.home import AuthorityHome
+    from server.home import open_home
     from server.runs import run_folder
 
-    log = run_folder(AuthorityHome(home), run_id).log
+    log = run_folder(open_home(home), run_id).log
     if log.exists():
         sys.stdout.write(log.read_text("utf-8"))
 
@@ -157,10 +162,10 @@ def model(
     as_json: JsonOption = False,
 ) -> None:
     """Write a completed run's model with what is signed about it and its card, or put it on the shelf."""
-    from server.home import AuthorityHome
+    from server.home import open_home
     from server.released import put_on_shelf, release_model
 
-    authority, folder, lines = AuthorityHome(home), out or Path("model"), list[str]()
+    authority, folder, lines = open_home(home), out or Path("model"), list[str]()
     now = dt.datetime.now(dt.UTC)
     if release:
         released = put_on_shelf(authority, run_id, now=now, audits=audits or (), approved_by=approved_by)
@@ -180,11 +185,11 @@ def stop(
     home: HomeOption = Path(DEFAULT_HOME),
 ) -> None:
     """Stop the authority's processes, or one run."""
-    from server.home import AuthorityHome
+    from server.home import open_home
     from server.submit import stop_run
     from shared.supervise import stop_supervisor
 
-    authority = AuthorityHome(home)
+    authority = open_home(home)
     if run_id:
         stop_run(authority, run_id)
         print_lines(["The run was told to stop."])

@@ -82,6 +82,11 @@ class BudgetQuote(Record, frozen=True, kw_only=True):
     code: str
     reason: str
 
+    @property
+    def counted_after(self) -> float:
+        """What would count against the lifetime's cap: by the filter, or by PLD for a plan that closes it."""
+        return next(line.found for line in self.lines if line.budget == "lifetime")
+
 
 def shared_lines(
     budgets: Budgets, spent: Spent, new: Sequence[MechanismEvent] = (), *, population: str = ""

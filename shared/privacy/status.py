@@ -24,8 +24,8 @@ class BudgetStatus(Record, frozen=True, kw_only=True):
     when a first plan closed it, or ``lost`` says that nobody knows what was spent. ``lone_share_epsilon`` counts as
     ``filter_epsilon`` does, as if all updates could be read one by one. ``replace_one_epsilon`` is
     ``reserved_epsilon`` for one record exchanged for another. The ``next_`` figures are None before the first run;
-    ``next_epsilon`` is the PLD figure after one more, and ``next_noise_multiplier`` the least with which a run as
-    long would fit every budget, None if none does.
+    ``next_epsilon`` is what would count against the lifetime after one more, and ``next_noise_multiplier`` the least
+    with which a run as long would fit every budget, None if none does.
     """
 
     dataset: str
@@ -88,7 +88,7 @@ def status_of(
         lone_share_epsilon=lone_share_cost(counted, budgets, fixed=spent.closed),
         cap_lone_share=None if budgets.lone_share is None else budgets.lone_share.epsilon,
         lines=tuple(shared_lines(budgets, spent, population=population)),
-        next_epsilon=None if after is None else after.epsilon_lifetime_after,
+        next_epsilon=None if after is None else after.counted_after,
         next_fits=None if after is None else after.fits,
         next_noise_multiplier=None if last is None else least_noise(last, budgets, spent),
     )

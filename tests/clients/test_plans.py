@@ -106,7 +106,9 @@ def test_inspect_shows_everything_that_a_person_weighs(desk: Desk) -> None:
     assert found.epsilon_asked == desk.plan.privacy.budget.epsilon
     assert 0 < found.epsilon_computed <= found.epsilon_asked
     assert found.epsilon_left == found.epsilon_cap == 12
-    assert found.epsilon_computed < found.epsilon_after < found.epsilon_cap
+    lifetime = next(line for line in found.budgets if line.budget == "lifetime")
+    assert found.epsilon_computed < lifetime.found < lifetime.limit == found.epsilon_cap
+    assert not found.closes_lifetime
     assert {item.rule for item in found.decision.failed} == {"R10"}
     assert (found.approvals, found.refused_by) == ((), ())
 

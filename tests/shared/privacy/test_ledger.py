@@ -214,7 +214,7 @@ def test_status_tells_spent_reserved_left_and_the_next_run(ledger: PrivacyLedger
     assert status.spent_epsilon == epsilon([EVENT], DELTA)
     assert status.reserved_epsilon == epsilon([EVENT.times(4)], DELTA)
     assert status.left == 8 - filter_epsilon([EVENT.times(4)], DELTA)
-    assert status.next_epsilon == epsilon([EVENT.times(8)], DELTA)
+    assert status.next_epsilon == filter_epsilon([EVENT.times(8)], DELTA)
     assert status.next_fits is True
     assert ledger.status("calls", budgets(lifetime=status.filter_epsilon)).next_fits is False
 
