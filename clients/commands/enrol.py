@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from clients.enrol import Enrolled
 
 
+_SEND = "Send {} to the authority; it holds public keys only."
+
+
 def mount(app: typer.Typer) -> None:
     """Add the commands to the root."""
     app.command()(enrol)
@@ -63,12 +66,14 @@ def rotate(
     """Make new keys, vouched for by the present ones, and the request for them; the present ones stay in use."""
     from clients.enrol import request_rotation
 
-    print_lines(_request_lines(request_rotation(config, new_identity=not tls_only)))
+    made = request_rotation(config, new_identity=not tls_only)
+    same = "The identity key stays" if tls_only else "The present key vouches for the new one"
+    print_lines([_SEND.format(made.request), f"{same}, so nobody has to telephone: {made.fingerprint}"])
 
 
 def _request_lines(enrolled: Enrolled) -> list[str]:
     """Say what to send and what to read out."""
     return [
-        f"Send {enrolled.request} to the authority; it holds public keys only.",
+        _SEND.format(enrolled.request),
         f"Read out by telephone, to the authority and to the other departments: {enrolled.fingerprint}",
     ]
