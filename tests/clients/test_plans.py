@@ -113,6 +113,20 @@ def test_inspect_shows_everything_that_a_person_weighs(desk: Desk) -> None:
     assert (found.approvals, found.refused_by) == ((), ())
 
 
+def test_what_a_person_reads_agrees_with_the_rules_and_names_nobody_twice(run: Run, desk: Desk) -> None:
+    for _ in range(2):
+        approve_plan(desk.config, desk.digest, person="police-steward", author=False, now=now())
+    found = inspect_plan(desk.config, desk.digest, now=now())
+    assert found.approvals == (("police-steward", "steward"),)
+    counted = next(line.found for line in found.budgets if line.budget == "lifetime")
+    held = {item.rule: item.found for item in found.decision.findings}
+    assert any(f"lifetime epsilon with this run: {counted!r}" in item.found for item in found.decision.findings)
+    assert held["R17"] == "metrics: none"
+    page = run("plan", "inspect", desk.config, desk.digest).out
+    assert f"the data set, for ever: epsilon {counted:.4f} of 12" in page
+    assert "would be the last plan" not in page
+
+
 def test_inspect_names_the_metrics_that_would_leave_and_one_without_noise_is_not_judged(run: Run, desk: Desk) -> None:
     assert "  metrics       none\n" in run("plan", "inspect", desk.config, desk.digest).out
     loss = ExtraSpec(
