@@ -193,7 +193,7 @@ def read_signed(path: Path) -> Signed:
         ConfigError: ``file-missing``.
         ProtocolError: ``message-too-large``, ``message-malformed``.
     """
-    return decode(read_file(path), Signed, max_bytes=2 * MAX_SIGNED_BYTES)
+    return decode(read_file(path), Signed, max_bytes=2 * MAX_SIGNED_BYTES, where=str(path))
 
 
 def read_file(path: Path) -> bytes:
