@@ -3,6 +3,8 @@
 Records, keys and the journal are held while a session is open. When the authority has ended it, the journal is free for
 the department's own commands, and what they changed counts for the next session. When a session broke off, the same
 Participant waits for the next one of its run, because an epoch exists in its memory only (protocol 2).
+
+One thread does all of this, and says to the node that it is alive while it waits; nobody else says it in its place.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import contextlib
 import datetime as dt
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -23,8 +25,8 @@ from clients.participant import Participant
 from clients.plans import plan_of_run
 from clients.training.noise import OsRandomSource, RandomSource
 from clients.training.train import Trainer
-from clients.update_channel import Patience, Stop, serve_channel
-from clients.worker import BUSY, CLOSED, FAILED, IDLE, REFUSED
+from clients.update_channel import Patience, Stop, Waiting, serve_channel
+from clients.worker import ALIVE, BEAT_S, BUSY, CLOSED, FAILED, IDLE, REFUSED
 from shared.channel import Ticket, largest_request
 from shared.codec import Encoded, decode
 from shared.errors import CityFedError
@@ -56,11 +58,15 @@ def run_worker(
         importlib.import_module(module)  # loaded before anybody waits for it
     attendant = Attendant(config_path, pipe, source, trainer)
     with contextlib.suppress(EOFError, OSError):
+        pipe.send_bytes(IDLE)
         while True:
-            if not pipe.poll(WAIT_FOR_NEXT_S):
+            for _ in range(int(WAIT_FOR_NEXT_S / BEAT_S)):
+                if pipe.poll(BEAT_S):
+                    pipe.send_bytes(attendant.attend(pipe.recv_bytes()))
+                    break
+                pipe.send_bytes(ALIVE)
+            else:
                 attendant.close()
-                continue
-            pipe.send_bytes(attendant.attend(pipe.recv_bytes()))
 
 
 @dataclass
@@ -95,19 +101,31 @@ class Attendant:
         config = load_config(self.config_path)
         most = largest_request(plan_of_run(self.config_path, ticket.run))
         tls = load_tls(self.config_path, config, now=_now())
-        participant = self._of_run(ticket.run)
+        with self._step():
+            participant = self._of_run(ticket.run)
 
         def handle(request: Encoded) -> bytes:
-            """Answer one request, and let the node know for how long."""
-            self.pipe.send_bytes(BUSY)
-            reply = participant.handle(request)
-            self.pipe.send_bytes(IDLE)
-            return reply
+            """Answer one request."""
+            with self._step():
+                return participant.handle(request)
 
-        patience = Patience(longest_s=5.0)
         serve_channel(
-            config.channel, tls, handle, ticket=ticket, max_request_bytes=most, stop=Stop(), patience=patience
+            config.channel,
+            tls,
+            handle,
+            ticket=ticket,
+            max_request_bytes=most,
+            stop=Stop(),
+            patience=Patience(longest_s=5.0),
+            waits=Waiting(lambda: self.pipe.send_bytes(ALIVE), every_s=BEAT_S),
         )
+
+    @contextlib.contextmanager
+    def _step(self) -> Iterator[None]:
+        """Let the node know for how long this takes."""
+        self.pipe.send_bytes(BUSY)
+        yield
+        self.pipe.send_bytes(IDLE)
 
     def _of_run(self, run: bytes) -> Participant:
         """Return the Participant that attended this run before, or open the department for it."""

@@ -8,6 +8,7 @@ from typing import Final
 
 from clients.binding import load_binding, load_declaration
 from clients.department import Department, Trust
+from clients.worker import LEAST_SILENCE_S
 from policies.load import open_policy
 from policies.policy import SignedPolicy
 from shared.certificates import TlsFiles, load_tls_files
@@ -48,6 +49,8 @@ class ClientConfig(Record, frozen=True, kw_only=True):
         shelf: host and port of the authority's shelf.
         plans: folder of signed plans.
         step_timeout_s: how long one request may take before the process that works on it is killed, in seconds.
+        silence_timeout_s: how long nothing may be heard of that process outside a request before it is killed, in
+            seconds; at least 10.
         health_port: where `up` says on loopback how its processes fare; 0 for nowhere.
         outbox: folder of decisions that wait for a node that holds the journal.
     """
@@ -74,6 +77,7 @@ class ClientConfig(Record, frozen=True, kw_only=True):
     shelf: str = ""
     plans: str = "plans"
     step_timeout_s: float = 3600.0
+    silence_timeout_s: float = 60.0
     health_port: int = 0
     outbox: str = "outbox"
     performance: PerformanceFlags = PerformanceFlags()
@@ -81,6 +85,8 @@ class ClientConfig(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not DEPARTMENT_NAME.fullmatch(self.department):
             raise ValueError("`department` is a lower-case name such as `transport`")
+        if not (self.step_timeout_s > 0 and self.silence_timeout_s >= LEAST_SILENCE_S):
+            raise ValueError("`step_timeout_s` is above 0 and `silence_timeout_s` at least 10")
         if not 0 <= self.health_port < 1 << 16:
             raise ValueError("`health_port` lies in 0..65535")
 

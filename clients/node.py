@@ -70,11 +70,15 @@ def run_node(
         ConfigError: as :func:`clients.config.load_config`.
     """
     config = load_config(config_path)
-    child = Worker(worker or worker_command(config_path), config.step_timeout_s, stopped)
+    command = worker or worker_command(config_path)
+    child = Worker(command, config.step_timeout_s, config.silence_timeout_s, stopped)
     child.start()
     door = SessionDoor(child, config_path.parent / config.stop_file)
     app = client_app(lambda _context: door)
     try:
-        LocalRunner(address=runtime, secret=secret, app=app, bundles=(bundle_digest(),)).serve(stopped)
+        runner = LocalRunner(
+            address=runtime, secret=secret, app=app, bundles=(bundle_digest(),), between_tasks=child.look
+        )
+        runner.serve(stopped)
     finally:
         child.kill()

@@ -42,6 +42,7 @@ class LocalRunner:
         secret: what the SuperNode asks of whoever takes tasks.
         app: the installed ClientApp.
         bundles: digests, in hex, of the bundles that this department lets refer to its app.
+        between_tasks: called before every look for a task.
         poll_s: pause between two looks for a task, in seconds.
     """
 
@@ -49,6 +50,7 @@ class LocalRunner:
     secret: bytes
     app: ClientApp
     bundles: Collection[str]
+    between_tasks: Callable[[], None] = lambda: None
     poll_s: float = 0.25
 
     def serve(self, stopped: threading.Event) -> None:
@@ -57,6 +59,7 @@ class LocalRunner:
             SuperExecAuthHttpInterceptor(master_secret=self.secret, protected_methods={ACQUIRE})
         ) as client:
             while not stopped.is_set():
+                self.between_tasks()
                 token = self._acquire(client)
                 if token:
                     self._run(token)

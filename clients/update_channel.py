@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from threading import Event, RLock
 
@@ -90,6 +92,19 @@ class Patience:
     give_up_s: float = 900.0
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """What the serving thread does while it waits for the network: it shows that it is alive.
+
+    Attributes:
+        show: called again and again, also with every part of a request; must not block.
+        every_s: longest time between two calls, in seconds; one part of a request, once begun, may take longer.
+    """
+
+    show: Callable[[], None] = lambda: None
+    every_s: float = 2.0
+
+
 @dataclass
 class _Outbox:
     """The reply that is not known to have arrived; it is kept until it has, and sent again from its start."""
@@ -107,6 +122,7 @@ def serve_channel(
     max_request_bytes: int,
     stop: Stop,
     patience: Patience | None = None,
+    waits: Waiting | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Answer requests on the update channel until the authority closes the session, or ``stop`` is set.
@@ -120,22 +136,24 @@ def serve_channel(
         max_request_bytes: longest request that is taken.
         stop: ends serving; a reply that is being made when it is set is not sent.
         patience: how to try again.
+        waits: how the caller's thread shows that it is alive while it waits.
         clock: monotonic time in seconds.
 
     Raises:
         ProtocolError: the reason code of the authority's refusal; ``channel-unreachable`` when there was no
             connection for longer than ``patience`` allows; those of :class:`shared.channel.Incoming`.
     """
-    patience = patience or Patience()
+    patience, waits = patience or Patience(), waits or Waiting()
     outbox: list[_Outbox] = []
     pause, failing_since = patience.first_s, None
     while not stop.is_set():
         try:
             with dialled(address, tls) as channel, stop.cutting(channel.close):
-                link = _Link(channel, ((TICKET_KEY, encode(ticket)),))
+                link = _Link(channel, ((TICKET_KEY, encode(ticket)),), waits)
                 for _ in link.serve(handle, outbox, max_request_bytes=max_request_bytes, stopped=stop.is_set):
                     pause, failing_since = patience.first_s, None
-        except (grpc.RpcError, ValueError) as error:  # gRPC's own ValueError: the channel was closed by `stop`
+        except (grpc.RpcError, grpc.FutureCancelledError, ValueError) as error:
+            # The last two are gRPC's own ways to say that the channel was closed by `stop`.
             if stop.is_set():
                 return
             _require_passing(error)
@@ -144,6 +162,7 @@ def serve_channel(
         failing_since = clock() if failing_since is None else failing_since
         if clock() - failing_since > patience.give_up_s:
             raise ProtocolError("channel-unreachable", f"{address} was not reached for {patience.give_up_s:.0f} s.")
+        waits.show()
         stop.wait(pause)
         pause = min(2 * pause, patience.longest_s)
 
@@ -154,6 +173,7 @@ class _Link:
 
     channel: grpc.Channel
     metadata: tuple[tuple[str, bytes], ...]
+    waits: Waiting
 
     def serve(
         self,
@@ -168,47 +188,77 @@ class _Link:
             self._send(outbox)
             yield
         call = self.channel.stream_stream(f"/{SERVICE}/{ATTACH}")(iter(()), metadata=self.metadata)
-        for raw in call:
-            yield
-            if raw == ATTACHED:
-                continue
-            start = read_start(raw, max_bytes=max_request_bytes)
-            reply = handle(_receive(start, call))
-            if stopped():
-                return
-            outbox.append(_Outbox(start.number, Payload.of(reply)))
-            del reply  # the outbox lets go of it
-            self._send(outbox)
-            yield
+        with closing(self._first_frames(call)) as first_frames:
+            for raw in first_frames:
+                yield
+                if raw == ATTACHED:
+                    continue
+                start = read_start(raw, max_bytes=max_request_bytes)
+                reply = handle(self._receive(start, call))
+                if stopped():
+                    return
+                outbox.append(_Outbox(start.number, Payload.of(reply)))
+                del reply  # the outbox lets go of it
+                self._send(outbox)
+                yield
+
+    def _first_frames(self, call: grpc.Call) -> Generator[bytes]:
+        """Yield what comes next, however long it takes; gRPC waits in another thread, so that this one may speak."""
+        with ThreadPoolExecutor(1, thread_name_prefix="attach") as pool:
+            try:
+                while True:
+                    coming = pool.submit(next, call, None)
+                    while not wait_for((coming,), timeout=self.waits.every_s).done:
+                        self.waits.show()
+                    raw = coming.result()
+                    if raw is None:
+                        return
+                    yield raw
+            finally:
+                call.cancel()
 
     def _send(self, outbox: list[_Outbox]) -> None:
         """Send the reply and forget it once it has arrived, or nobody waits for it any more."""
         item = outbox[0]
         try:
             upload = self.channel.stream_unary(f"/{SERVICE}/{ANSWER}")
-            upload(frames(item.number, item.payload), metadata=self.metadata)
+            done = upload.future(frames(item.number, item.payload), metadata=self.metadata)
+            self._wait(done)
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.ABORTED:
                 raise
             _LOG.info("a reply came too late: %s", error.details())
         outbox.clear()
 
+    def _wait(self, done: grpc.Future) -> None:
+        """Wait for the end of a call; raises what it raised."""
+        try:
+            while True:
+                try:
+                    done.result(timeout=self.waits.every_s)
+                except grpc.FutureTimeoutError:
+                    self.waits.show()
+                else:
+                    return
+        finally:
+            done.cancel()
 
-def _receive(start: Start, call: Iterator[bytes]) -> memoryview:
-    """Take the rest of one request in."""
-    buffer = np.empty(start.length, dtype=np.uint8).data  # of large pages, which a growing one is not
+    def _receive(self, start: Start, call: Iterator[bytes]) -> memoryview:
+        """Take the rest of one request in."""
+        buffer = np.empty(start.length, dtype=np.uint8).data  # of large pages, which a growing one is not
 
-    def write(data: memoryview) -> None:
-        buffer[transfer.received : transfer.received + len(data)] = data
+        def write(data: memoryview) -> None:
+            buffer[transfer.received : transfer.received + len(data)] = data
 
-    transfer = Incoming(start, write)
-    while not transfer.complete:
-        raw = next(call, None)
-        if raw is None:
-            break
-        transfer.take(raw)
-    transfer.finish()
-    return buffer
+        transfer = Incoming(start, write)
+        while not transfer.complete:
+            self.waits.show()
+            raw = next(call, None)
+            if raw is None:
+                break
+            transfer.take(raw)
+        transfer.finish()
+        return buffer
 
 
 def _require_passing(error: Exception) -> None:

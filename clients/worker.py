@@ -1,7 +1,8 @@
-"""The child process of a node, as the node sees it: it owns the Participant, and can be killed when a step hangs.
+"""The child process of a node, as the node sees it: it owns the Participant, and can be killed when it hangs.
 
-An update is never masked twice: what the journal says was answered stays answered, whichever process asks it
-(protocol 3).
+The child's serving thread itself says that it is alive, so a child that stands still is noticed whatever it was at: in
+a step by the time that the step takes, anywhere else by its silence. An update is never masked twice: what the journal
+says was answered stays answered, whichever process asks it (protocol 3).
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ BUSY: Final = b"busy"
 IDLE: Final = b"idle"
 """The child has answered it."""
 
+ALIVE: Final = b"alive"
+"""The child waits, for the authority or for a session; said every :data:`BEAT_S` seconds outside a step."""
+
 CLOSED: Final = b"closed"
 """The authority has ended the session."""
 
@@ -38,6 +42,10 @@ FAILED: Final = b"failed"
 
 _LEFT: Final[dict[bytes, LeftStatus]] = {CLOSED: "closed", REFUSED: "refused", FAILED: "unavailable"}
 
+BEAT_S: Final = 2.0
+LEAST_SILENCE_S: Final = 10.0
+"""A shorter silence says nothing: between two attempts to reach the authority there are pauses of 5 s."""
+
 _LOOK_S = 0.5
 
 
@@ -47,17 +55,22 @@ class Worker:
 
     Attributes:
         command: starts the child; the number of its end of the pipe is added.
-        step_timeout_s: how long one request may take before the child is killed, in seconds.
+        step_timeout_s: how long one request may take before the child is killed, in seconds; starting counts as one.
+        silence_timeout_s: how long nothing may be heard of the child outside a step before it is killed, in seconds.
         stopped: ends a session early when set.
         clock: monotonic time in seconds.
     """
 
     command: Sequence[str]
     step_timeout_s: float
+    silence_timeout_s: float
     stopped: Event
     clock: Callable[[], float] = time.monotonic
     _process: subprocess.Popen[bytes] | None = None
     _pipe: Connection | None = None
+    _busy: bool = False
+    _heard: float = 0.0
+    _looked: float = 0.0
 
     def start(self) -> None:
         """Start the child; it loads what training needs while nobody waits for it."""
@@ -66,6 +79,8 @@ class Worker:
         number = theirs.fileno()
         self._process = subprocess.Popen((*self.command, str(number)), pass_fds=(number,), env=dict(os.environ))
         theirs.close()
+        self._busy, self._heard = True, self.clock()
+        self._looked = self._heard
 
     def attend(self, ticket: bytes) -> Left:
         """Let the child attend a session, from beginning to end.
@@ -84,23 +99,54 @@ class Worker:
             self.kill()
         return Left(status=_LEFT.get(word, "unavailable"))
 
+    def look(self) -> None:
+        """Look after the child between two sessions: one that hangs is replaced, one that ended by the next session."""
+        if self._pipe is None:
+            return
+        try:
+            while self._pipe.poll(0):
+                self._hear(self._pipe)
+        except (EOFError, OSError):
+            _LOG.warning("the worker ended between two sessions")
+            self.kill()
+            return
+        if self._hangs():
+            self.start()
+
     def _watch(self, ticket: bytes) -> bytes:
         """Wait for the child's last word on a session; empty when it has to be killed."""
         if self._pipe is None:
             raise EOFError
         self._pipe.send_bytes(ticket)
-        busy_since: float | None = None
         while not self.stopped.is_set():
-            if not self._pipe.poll(_LOOK_S):
-                if busy_since is not None and self.clock() - busy_since > self.step_timeout_s:
-                    _LOG.warning("a step took longer than %g s: the worker is killed", self.step_timeout_s)
-                    return b""
-                continue
-            word = self._pipe.recv_bytes()
-            if word not in (BUSY, IDLE):
-                return word
-            busy_since = self.clock() if word == BUSY else None
+            if self._pipe.poll(_LOOK_S):
+                word = self._hear(self._pipe)
+                if word not in (BUSY, IDLE, ALIVE):
+                    return word
+            elif self._hangs():
+                return b""
         return b""
+
+    def _hear(self, pipe: Connection) -> bytes:
+        """Take the next word and note what it says of the child."""
+        word = pipe.recv_bytes()
+        self._heard, self._busy = self.clock(), word == BUSY
+        return word
+
+    def _hangs(self) -> bool:
+        """Return whether the child has to be killed; asked only when there is no word to be taken."""
+        now = self.clock()
+        if now - self._looked > self.silence_timeout_s:
+            self._heard = now  # nobody listened meanwhile: this process stood still itself
+        self._looked = now
+        silent = now - self._heard
+        if self._busy and silent > self.step_timeout_s:
+            _LOG.warning("a step took longer than %g s: the worker is killed", self.step_timeout_s)
+            return True
+        if not self._busy and silent > self.silence_timeout_s:
+            _LOG.warning("the worker was silent for longer than %g s: it is killed", self.silence_timeout_s)
+            return True
+        return False
 
     def kill(self) -> None:
         """End the child at once, if there is one; the next session gets a new one."""

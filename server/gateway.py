@@ -9,6 +9,7 @@ reach another one.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,8 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from server.slow_callers import TimedLoop, TimedProtocol
 
 FLEET_ROUTES = tuple(
     f"/v1/fleet/{name}"
@@ -42,6 +45,7 @@ FLEET_ROUTES = tuple(
 _REQUEST_HEADERS = frozenset({"accept", "content-type"})
 _RESPONSE_HEADERS = frozenset({"content-type"})
 _FLOWER = "flwr-"
+_FAREWELL_S = 2  # callers who do not read do not see that they are asked to close
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,8 @@ class GatewaySettings:
         superlink: the SuperLink's address, ``https://127.0.0.1:port``.
         superlink_root: PEM of the only certificate that the SuperLink may show.
         max_body_bytes: largest request that is read; vectors do not travel here.
-        read_timeout_s: how long a caller may take to send a whole request, in seconds.
+        read_timeout_s: how long a caller may take for the TLS handshake, then for the head of a request, then for its
+            body, in seconds.
         max_connections: callers served at once; further ones are told to come back.
     """
 
@@ -118,8 +123,18 @@ def _passes(name: str, named: frozenset[str]) -> bool:
     return name in named or name.startswith(_FLOWER)
 
 
+def serve_gateway(settings: GatewaySettings) -> None:
+    """Serve until a signal ends this process."""
+    with asyncio.Runner(loop_factory=lambda: TimedLoop(settings.read_timeout_s)) as runner:
+        runner.run(gateway_server(settings).serve())
+
+
 def gateway_server(settings: GatewaySettings) -> uvicorn.Server:
-    """Return the server, ready to run; TLS 1.3 only."""
+    """Return the server, ready for a :class:`~server.slow_callers.TimedLoop`; TLS 1.3 only."""
+
+    class Protocol(TimedProtocol):
+        head_timeout_s = settings.read_timeout_s
+
     config = uvicorn.Config(
         gateway_app(settings),
         host=settings.host,
@@ -127,9 +142,10 @@ def gateway_server(settings: GatewaySettings) -> uvicorn.Server:
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.key,
         limit_concurrency=settings.max_connections,
-        timeout_keep_alive=int(settings.read_timeout_s),
+        timeout_keep_alive=math.ceil(settings.read_timeout_s),
+        timeout_graceful_shutdown=_FAREWELL_S,
         h11_max_incomplete_event_size=16 * 1024,
-        http="h11",
+        http=Protocol,
         ws="none",
         server_header=False,
         proxy_headers=False,

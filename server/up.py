@@ -22,7 +22,7 @@ from threading import Event
 from server.city import load_server_tls
 from server.config import ServerConfig, load_server, split_address
 from server.flower_app import HOME_VARIABLE
-from server.gateway import GatewaySettings, gateway_server
+from server.gateway import GatewaySettings, serve_gateway
 from server.health import health_endpoint
 from server.home import AuthorityHome
 from server.resume import Resumer
@@ -101,7 +101,7 @@ def run_gateway(home: AuthorityHome) -> None:
         superlink=f"https://{superlink.address}",
         superlink_root=superlink.certificate,
     )
-    gateway_server(settings).run()
+    serve_gateway(settings)
 
 
 def find_superlink(home: AuthorityHome) -> SuperLink:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from clients.desk import open_memory
 from server.home import AuthorityHome
@@ -24,6 +27,7 @@ _ALL = ((kind, phase) for phase in PHASES for kind in KINDS if (kind, phase) != 
 POINTS = tuple(sorted(_ALL, key=lambda point: point[0] == "supernode"))
 """Before a run has a process of its own there is none to kill. A killed SuperNode is away for a minute: those last."""
 
+BEFORE = {"unmask": "reveal"}
 LOOK_S = 0.0005
 
 
@@ -58,26 +62,44 @@ class Running:
     def kill(self, kind: str, phase: str) -> bool:
         """Kill a process in a phase; the run's own process stands still meanwhile, so that the phase is the one meant.
 
-        Returns whether the phase was met: one that is over within a look is tried again in the next round.
+        Returns whether the phase was met: one that is over within a look is tried again in the next round. The process
+        goes from look to look once the phase before a short one has begun.
         """
         while not self.over():
             status = self.folder.status()
-            if phase not in {status.phase, status.state}:
-                time.sleep(LOOK_S)
-                continue
-            if phase == "submitted":
+            if phase == status.state == "submitted":
                 os.kill(self.pid(kind), signal.SIGKILL)
                 return True
-            os.kill(status.process.pid, signal.SIGSTOP)
-            try:
-                if self.folder.status().phase == phase:
-                    os.kill(self.pid(kind), signal.SIGKILL)
-                    return True
-            finally:
-                if kind != "run":
-                    os.kill(status.process.pid, signal.SIGCONT)
-            os.kill(status.process.pid, signal.SIGCONT)
+            if status.phase in {phase, BEFORE.get(phase)}:
+                with standing_still(status.process.pid):
+                    if self.folder.status().phase == phase:
+                        os.kill(self.pid(kind), signal.SIGKILL)
+                        return True
+            time.sleep(LOOK_S)
         return False
+
+
+@contextlib.contextmanager
+def standing_still(pid: int) -> Iterator[None]:
+    """Stop a process for as long as the block runs; one that has ended is none."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 1.0
+        while state_of(pid) not in {"T", "Z", ""} and time.monotonic() < deadline:
+            os.sched_yield()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def state_of(pid: int) -> str:
+    """The kernel's letter for the state of a process; empty when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
 
 
 def submit(city: RunningCity, plan: Plan) -> Running:

@@ -68,6 +68,15 @@ def address_of(digits: str) -> str:
     return "" if address.is_unspecified else str(getattr(address, "ipv4_mapped", None) or address)
 
 
+def parents() -> dict[int, int]:
+    """Every process of this machine, and which one has started it."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended since
+            found[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    return found
+
+
 @dataclass
 class RunningCity:
     """Processes of a city, ended by pid when the block ends."""
@@ -126,19 +135,14 @@ class RunningCity:
 
     def children(self, side: str, program: str) -> list[int]:
         """The processes that a supervised program has started."""
-        parent = str(self.pid(side, program))
-        stats = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")]
-        names = [path.parent.name for path in Path("/proc").glob("[0-9]*/stat")]
-        return [int(name) for name, stat in zip(names, stats, strict=True) if stat[1] == parent]
+        parent = self.pid(side, program)
+        return [pid for pid, its in parents().items() if its == parent]
 
     def family(self) -> set[int]:
         """Every process of the city, down to the last child."""
-        parents = {}
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        everybody = parents()
         found = {process.pid for process in self.processes.values()}
-        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        while more := {pid for pid, parent in everybody.items() if parent in found} - found:
             found |= more
         return found
 

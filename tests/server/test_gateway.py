@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
+import socket
 import ssl
-from collections.abc import Awaitable, Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -13,6 +17,7 @@ import pytest
 from starlette.types import Message, Scope
 
 from server.gateway import FLEET_ROUTES, GatewaySettings, gateway_app, gateway_server
+from server.slow_callers import TimedLoop
 from server.superlink import SuperLink
 from tests.deployed_city import found
 
@@ -131,3 +136,92 @@ def test_the_server_speaks_tls_1_3_only_and_trusts_no_proxy_header(tmp_path: Pat
     assert config.ssl is not None
     assert config.ssl.minimum_version is ssl.TLSVersion.TLSv1_3
     assert (config.proxy_headers, config.server_header, config.limit_concurrency) == (False, False, 256)
+
+
+# --- callers who take their time ---------------------------------------------------------------------------
+
+HEAD = b"POST /no HTTP/1.1\r\nhost: gateway\r\ncontent-length: 1000000\r\n\r\n"
+
+
+@contextlib.contextmanager
+def serving(made: GatewaySettings) -> Iterator[tuple[str, int]]:
+    """The gateway in a thread, on loopback."""
+    server = gateway_server(made)
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: TimedLoop(made.read_timeout_s)) as runner:
+            runner.run(server.serve())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not server.started:
+            assert time.monotonic() < deadline
+            thread.join(0.01)
+        yield server.servers[0].sockets[0].getsockname()
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+def tls(made: GatewaySettings, address: tuple[str, int]) -> ssl.SSLSocket:
+    trusted = ssl.create_default_context(cafile=str(made.certificate.parents[1] / "ca" / "ca.crt"))
+    return trusted.wrap_socket(socket.create_connection(address, timeout=30), server_hostname="127.0.0.1")
+
+
+def is_not_found(connection: ssl.SSLSocket) -> bool:
+    """Read one whole answer."""
+    connection.settimeout(30)
+    answered = b""
+    while not answered.endswith(b"\r\n\r\nNot Found"):
+        more = connection.recv(4096)
+        if not more:
+            return False
+        answered += more
+    return answered.startswith(b"HTTP/1.1 404 Not Found")
+
+
+def is_cut_off(connection: socket.socket, *, byte: bytes) -> bool:
+    """Drip a byte every now and then; return whether the other side has ended the connection."""
+    connection.settimeout(0.02)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if byte:
+                connection.send(byte)
+            if connection.recv(1) == b"":
+                return True
+        except TimeoutError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
+def test_whoever_drips_a_handshake_a_head_or_what_nobody_asked_for_is_cut_off_and_others_are_served(
+    tmp_path: Path,
+) -> None:
+    made = settings(tmp_path, read_timeout_s=0.5)
+    with serving(made) as address:
+        with socket.create_connection(address) as silent:
+            assert is_cut_off(silent, byte=b"")
+        with tls(made, address) as first, tls(made, address) as other:
+            first.sendall(b"POST / HTTP/1.1\r\nx: ")
+            assert is_cut_off(first, byte=b"x")
+            other.sendall(HEAD)
+            assert is_not_found(other)
+            assert is_cut_off(other, byte=b"x")
+        with tls(made, address) as well:
+            well.sendall(b"POST /no HTTP/1.1\r\nhost: gateway\r\ncontent-length: 0\r\n\r\n")
+            assert is_not_found(well)
+
+
+def test_a_kept_connection_is_served_again_and_cut_off_when_the_next_head_drips_in(tmp_path: Path) -> None:
+    made = settings(tmp_path, read_timeout_s=1.0)
+    with serving(made) as address, tls(made, address) as kept:
+        for _ in range(3):
+            kept.sendall(b"POST /no HTTP/1.1\r\nhost: gateway\r\ncontent-length: 0\r\n\r\n")
+            assert is_not_found(kept)
+        kept.sendall(b"P")
+        assert is_cut_off(kept, byte=b"O")
