@@ -26,6 +26,8 @@ GIVEN_UP = b"SSL/TLS handshake error detected."
 SERVICE = "service"
 """Under the department's home: status, logs, and what Flower keeps."""
 
+SUPERNODE = "supernode"
+
 
 def node_command(config_path: Path) -> tuple[str, ...]:
     """Return what starts the node."""
@@ -35,8 +37,8 @@ def node_command(config_path: Path) -> tuple[str, ...]:
 def run_department(config_path: Path, *, stopped: Event, node: Sequence[str] | None = None) -> None:
     """Keep a department's processes running until told to stop.
 
-    A SuperNode that was killed is turned away for about a minute, until the authority has noticed that it is gone; it
-    is simply started again until it is let in.
+    A SuperNode that was killed has its good-bye said by the next one. If that fails, the next one is turned away for
+    about a minute, until the authority has noticed, and is started again until it is let in.
 
     Args:
         config_path: this department's ``client.toml``.
@@ -55,18 +57,18 @@ def run_department(config_path: Path, *, stopped: Event, node: Sequence[str] | N
     make_private_folder(folder / "flower")
     secret = folder / "superexec.secret"
     replace_private_file(secret, secrets.token_hex(32).encode())
-    runtime = f"{LOOPBACK}:{_free_port()}"
+    served = ("--runtime", f"{LOOPBACK}:{_free_port()}", "--secret", str(secret))
     inherited = environment(os.environ, folder / "flower")
     programs = (
         Program(
-            name="supernode",
-            command=supernode_command(config_path.parent, config, runtime, secret),
-            environment=inherited,
+            name=SUPERNODE,
+            command=(sys.executable, "-m", "clients", "supernode", str(config_path), *served),
+            environment={**inherited, "FLWR_LOG_LEVEL": "INFO"},  # or it does not say its number
             last_word=GIVEN_UP,
         ),
         Program(
             name="node",
-            command=(*(node or node_command(config_path)), "--runtime", runtime, "--secret", str(secret)),
+            command=(*(node or node_command(config_path)), *served),
             environment=inherited,
         ),
     )

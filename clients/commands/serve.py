@@ -18,6 +18,7 @@ def mount(app: typer.Typer) -> None:
     """Add the commands to the root."""
     app.command()(up)
     app.command()(doctor)
+    app.command(hidden=True)(supernode)
     app.command(hidden=True)(node)
     app.command(hidden=True)(worker)
 
@@ -50,12 +51,22 @@ def doctor(config: ConfigArgument, *, as_json: JsonOption = False) -> None:
     require_ready(checks)
 
 
-def node(
-    config: ConfigArgument,
-    *,
-    runtime: Annotated[str, typer.Option("--runtime", help="The SuperNode's runtime interface.", metavar="HOST:PORT")],
-    secret: Annotated[Path, typer.Option("--secret", help="File with what the SuperNode asks for.", metavar="FILE")],
-) -> None:
+RuntimeOption = Annotated[
+    str, typer.Option("--runtime", help="The SuperNode's runtime interface.", metavar="HOST:PORT")
+]
+SecretOption = Annotated[Path, typer.Option("--secret", help="File with what the SuperNode asks for.", metavar="FILE")]
+
+
+def supernode(config: ConfigArgument, *, runtime: RuntimeOption, secret: SecretOption) -> None:
+    """Become Flower's SuperNode; `up` starts this."""
+    from clients.supernode import become_supernode
+    from shared.logs import log_json
+
+    log_json()
+    become_supernode(config, runtime=runtime, secret=secret)
+
+
+def node(config: ConfigArgument, *, runtime: RuntimeOption, secret: SecretOption) -> None:
     """Answer the authority; `up` starts this."""
     from clients.node import run_node
     from shared.logs import log_json

@@ -19,7 +19,9 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
 from clients.config import load_department
 from clients.participant import Participant
+from clients.supernode import NAMED
 from clients.training.noise import UnsafeSeededSource
+from clients.up import SERVICE
 from server.audit import OWNER
 from server.city import load_plan_key
 from server.coordinator import Coordinator
@@ -71,6 +73,7 @@ KILLED = (
     ("authority", "shelf"),
     ("authority", "superexec"),
     ("police", "node"),
+    ("health", "supernode"),
 )
 
 
@@ -215,7 +218,13 @@ def test_a_coordinator_killed_in_the_middle_of_a_round_ends_with_the_same_model_
     assert released(city, plan).tobytes() == expected.tobytes()
 
 
+def times_let_in(city: RunningCity, department: str) -> int:
+    """How often a SuperNode of the department was let in."""
+    return len(NAMED.findall((city.city.home(department) / SERVICE / "log" / "supernode.log").read_bytes()))
+
+
 def test_after_every_process_was_killed_once_the_next_run_completes(city: RunningCity) -> None:
+    let_in = times_let_in(city, "health")
     for side, program in KILLED:
         before = city.pid(side, program)
         os.kill(before, signal.SIGKILL)
@@ -225,6 +234,7 @@ def test_after_every_process_was_killed_once_the_next_run_completes(city: Runnin
         )
     wait_until(city.shelf_open, "the shelf is open again")
     _, plan = agreed_plan(city.city, ASK)
+    wait_until(lambda: times_let_in(city, "health") > let_in, "the SuperNode is let in, because its good-bye was said")
     wait_until(lambda: city.online() >= set(FOUR), "every department is online again", 120.0)
     done = city.server("run", plan.digest().hex(), timeout_s=240.0)
     assert done.returncode == 0, done.stderr
