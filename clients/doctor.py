@@ -18,18 +18,17 @@ from typing import Final
 import httpx
 from packaging.requirements import Requirement
 
-from clients.config import ClientConfig, load_department, load_tls
-from clients.up import SERVICE
-from shared.certificates import load_certificate
+from clients.config import ClientConfig, load_department
+from clients.up import SERVICE, own_expiries
 from shared.codec import Record
 from shared.errors import CityFedError, SetupError
+from shared.expiry import expiry_warnings
 from shared.supervise import read_status
 from shared.tasks.device import resolve_device
 
 DISTRIBUTION: Final = "cityfed"
 OUR_PACKAGES: Final = ("clients", "policies", "server", "shared", "simulation")
 MIN_FREE_BYTES: Final = 2 << 30
-MIN_CERTIFICATE_DAYS: Final = 14
 MAX_CLOCK_AHEAD_S: Final = 4.0
 MAX_CLOCK_BEHIND_S: Final = 240.0
 """Flower turns a node away whose clock is 5 s ahead of the authority's, or 305 s behind it."""
@@ -158,12 +157,9 @@ def _switch(patient: Patient) -> tuple[str, str]:
 
 def _certificate(patient: Patient) -> tuple[str, str]:
     """This department's certificate, the city's, and how long they last."""
-    tls = load_tls(patient.path, patient.config, now=patient.now)
-    ends = min(
-        load_certificate(pem, where="The certificate").not_valid_after_utc for pem in (tls.certificate, tls.authority)
-    )
-    days = (ends - patient.now).days
-    return f"valid for {days} days", "" if days >= MIN_CERTIFICATE_DAYS else "Renew it with `cityfed-client rotate`."
+    expiries = own_expiries(patient.path, patient.config, patient.now)
+    days = min(item.days(patient.now) for item in expiries)
+    return f"valid for {days} days", " ".join(expiry_warnings(expiries, now=patient.now))
 
 
 def _gateway(patient: Patient) -> tuple[str, str]:

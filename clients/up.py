@@ -14,6 +14,8 @@ from threading import Event
 
 from clients.config import ClientConfig, load_config, load_tls
 from clients.health import health_endpoint
+from shared.certificates import load_certificate
+from shared.expiry import CertificateWatch, Expiry
 from shared.flower import environment
 from shared.keystore import find_private
 from shared.private_files import make_private_folder, replace_private_file
@@ -52,7 +54,7 @@ def run_department(config_path: Path, *, stopped: Event, node: Sequence[str] | N
     """
     config_path = config_path.absolute()
     config = load_config(config_path)
-    load_tls(config_path, config, now=dt.datetime.now(dt.UTC))
+    own_expiries(config_path, config, _now())
     folder = config_path.parent / SERVICE
     make_private_folder(folder / "flower")
     secret = folder / "superexec.secret"
@@ -73,7 +75,8 @@ def run_department(config_path: Path, *, stopped: Event, node: Sequence[str] | N
         ),
     )
     with health_endpoint(config.health_port, folder):
-        Supervisor(folder=folder, programs=programs, clock=time.monotonic).run(stopped)
+        watch = CertificateWatch(lambda present: own_expiries(config_path, config, present), _now)
+        Supervisor(folder=folder, programs=programs, clock=time.monotonic, fault=watch.fault).run(stopped)
 
 
 def supernode_command(home: Path, config: ClientConfig, runtime: str, secret: Path) -> tuple[str, ...]:
@@ -86,6 +89,26 @@ def supernode_command(home: Path, config: ClientConfig, runtime: str, secret: Pa
         *("--auth-supernode-private-key", str(find_private(home / config.node_key))),
         *("--superexec-auth-secret-file", str(secret)),
     )
+
+
+def own_expiries(config_path: Path, config: ClientConfig, now: dt.datetime) -> tuple[Expiry, ...]:
+    """Return when this department's certificate and the city's CA end, if they can be used now.
+
+    Raises:
+        ConfigError: as :func:`clients.config.load_tls`.
+        ProtocolError: as :func:`clients.config.load_tls`; ``certificate-expired`` and the like.
+    """
+    tls = load_tls(config_path, config, now=now)
+    own, city = (load_certificate(pem, where="The certificate") for pem in (tls.certificate, tls.authority))
+    return (
+        Expiry(whose="this department", until=own.not_valid_after_utc, renew="`cityfed-client rotate --tls-only`"),
+        Expiry(whose="the city's CA", until=city.not_valid_after_utc, renew="the authority founds a new city"),
+    )
+
+
+def _now() -> dt.datetime:
+    """Return the present time, UTC."""
+    return dt.datetime.now(dt.UTC)
 
 
 def _free_port() -> int:

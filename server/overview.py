@@ -27,20 +27,25 @@ class Overview(Record, frozen=True, kw_only=True):
     Attributes:
         programs: empty when the authority is off.
         nodes: empty when the SuperLink does not answer.
+        fault: reason code for which no process may run now; empty when they may.
+        warnings: sentences.
     """
 
     programs: dict[str, ProgramStatus]
     nodes: dict[str, NodeView]
+    fault: str = ""
+    warnings: tuple[str, ...] = ()
     run: str = ""
     status: RunStatus | None = None
 
 
-def overview(home: AuthorityHome, run: str) -> Overview:
+def overview(home: AuthorityHome, run: str, *, warnings: tuple[str, ...] = ()) -> Overview:
     """Collect what there is to know.
 
     Args:
         home: the authority's home.
         run: a run's id or its first digits; empty for the newest one.
+        warnings: what there is to be warned of.
 
     Raises:
         ConfigError: ``run-unknown``, ``run-ambiguous``; the home is not a city's.
@@ -51,6 +56,8 @@ def overview(home: AuthorityHome, run: str) -> Overview:
     return Overview(
         programs=service.programs if service else {},
         nodes=_nodes(home),
+        fault=service.fault if service else "",
+        warnings=warnings,
         run=folder.path.name if folder else "",
         status=folder.status() if folder else None,
     )
@@ -84,6 +91,9 @@ def overview_lines(view: Overview) -> list[str]:
         for name, item in view.programs.items()
     ]
     lines = ["The authority is on:", *lines] if lines else ["The authority is off."]
+    if view.fault:
+        lines.append(f"No process may run now: [{view.fault}]")
+    lines += view.warnings
     for name, node in view.nodes.items():
         sign = f"{node.last_sign:%Y-%m-%d %H:%M:%S} UTC" if node.last_sign else "never"
         lines.append(f"  {name}: {'online' if node.online else 'MISSING'}, last sign of life {sign}")

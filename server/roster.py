@@ -52,7 +52,7 @@ class MemberView(Record, frozen=True, kw_only=True):
 
 
 class CityView(Record, frozen=True, kw_only=True):
-    """The city for a person; serial 0 before the first member."""
+    """The city for a person; serial 0 before the first member; ``warnings`` are sentences."""
 
     city: str
     fingerprint: str
@@ -63,6 +63,7 @@ class CityView(Record, frozen=True, kw_only=True):
     shelf: str
     serial: int
     members: tuple[MemberView, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def load_members(home: AuthorityHome) -> Members:
@@ -76,7 +77,7 @@ def load_members(home: AuthorityHome) -> Members:
     if signed is None:
         raise ConfigError("roster-missing", f"{home.roster} is not there: no department was admitted yet.")
     roster = open_roster(signed, roster_key=load_city(home).roster_key, newest=None)
-    certificates = {name: _member_certificate(home, name) for name in roster.ordered()}
+    certificates = {name: member_certificate(home, name) for name in roster.ordered()}
     return Members(
         roster=roster,
         signed=signed,
@@ -119,6 +120,7 @@ def view_lines(view: CityView) -> list[str]:
             f"  {item.department:{width}}  {item.fingerprint}  certificate until {item.certificate_until:%Y-%m-%d}"
             for item in view.members
         ),
+        *view.warnings,
     ]
 
 
@@ -186,8 +188,8 @@ def remove(home: AuthorityHome, department: str, *, now: dt.datetime) -> Roster:
         return office.issue(left, endorsements=office.endorsements(without=department), certificates={}, now=now)
 
 
-def view_city(home: AuthorityHome) -> CityView:
-    """Show the city as its files have it.
+def view_city(home: AuthorityHome, *, warnings: tuple[str, ...] = ()) -> CityView:
+    """Show the city as its files have it, and what there is to be warned of.
 
     Raises:
         ConfigError: ``city-missing``, ``file-missing``.
@@ -205,6 +207,7 @@ def view_city(home: AuthorityHome) -> CityView:
         shelf=city.shelf,
         serial=roster.serial if roster else 0,
         members=tuple(_member_view(home, roster, name) for name in roster.ordered()) if roster else (),
+        warnings=warnings,
     )
 
 
@@ -213,12 +216,17 @@ def _member_view(home: AuthorityHome, roster: Roster, name: DepartmentId) -> Mem
     return MemberView(
         department=name,
         fingerprint=fingerprint(roster.members[name]),
-        certificate_until=_member_certificate(home, name).not_valid_after_utc,
+        certificate_until=member_certificate(home, name).not_valid_after_utc,
     )
 
 
-def _member_certificate(home: AuthorityHome, name: str) -> x509.Certificate:
-    """Read the certificate of a member."""
+def member_certificate(home: AuthorityHome, name: str) -> x509.Certificate:
+    """Read the certificate of a member.
+
+    Raises:
+        ConfigError: ``file-missing``.
+        ProtocolError: ``certificate-malformed``.
+    """
     path = home.member(name)
     try:
         return load_certificate(path.read_bytes(), where=str(path))

@@ -21,6 +21,7 @@ from threading import Event
 
 from server.city import load_server_tls
 from server.config import ServerConfig, load_server, split_address
+from server.expiry import own_expiries
 from server.flower_app import HOME_VARIABLE
 from server.gateway import GatewaySettings, serve_gateway
 from server.health import health_endpoint
@@ -29,6 +30,7 @@ from server.resume import Resumer
 from server.roster import load_members
 from server.superlink import LOOPBACK, SuperLink, open_control
 from shared.errors import CityFedError, SetupError
+from shared.expiry import CertificateWatch
 from shared.flower import environment
 from shared.keystore import find_private
 from shared.private_files import make_private_folder, replace_private_file
@@ -47,7 +49,7 @@ def run_authority(home: AuthorityHome, *, stopped: Event) -> None:
         ProtocolError: the server's certificate cannot be used today.
         SetupError: ``health-port``, ``already-running``, ``home-not-writable``, ``port-unusable``.
     """
-    now = dt.datetime.now(dt.UTC)
+    now = _now()
     config = load_server(home)
     load_server_tls(home, now=now)
     for folder in (home.service, home.flower):
@@ -84,6 +86,7 @@ def run_authority(home: AuthorityHome, *, stopped: Event) -> None:
         ),
         clock=time.monotonic,
         prepare=lambda: _prepare(home, superlink, config, now),
+        fault=CertificateWatch(lambda present: own_expiries(home, present), _now).fault,
         each_tick=look,
     )
     with health_endpoint(config.health_port, home.service):
@@ -148,6 +151,11 @@ class Registrar:
         except OSError:
             return ()
         return (stat.st_ino, stat.st_mtime_ns)
+
+
+def _now() -> dt.datetime:
+    """Return the present time, UTC."""
+    return dt.datetime.now(dt.UTC)
 
 
 def _prepare(home: AuthorityHome, superlink: SuperLink, config: ServerConfig, now: dt.datetime) -> None:

@@ -25,10 +25,11 @@ class ProcessHealth(Record, frozen=True, kw_only=True):
 
 
 class Health(Record, frozen=True, kw_only=True):
-    """A role's processes by name; ``healthy`` when all of them run."""
+    """A role's processes by name; ``healthy`` when all of them run; ``fault`` says why none may run, if so."""
 
     healthy: bool
     processes: dict[str, ProcessHealth]
+    fault: str = ""
 
 
 def health_answer(folder: Path) -> tuple[int, bytes]:
@@ -49,5 +50,9 @@ def health_answer(folder: Path) -> tuple[int, bytes]:
         name: ProcessHealth(running=is_alive(item), starts=item.starts, last_exit=item.last_exit)
         for name, item in programs.items()
     }
-    health = Health(healthy=bool(processes) and all(item.running for item in processes.values()), processes=processes)
+    health = Health(
+        healthy=bool(processes) and all(item.running for item in processes.values()),
+        processes=processes,
+        fault=status.fault if status else "",
+    )
     return _WELL if health.healthy else _UNWELL, msgspec.json.encode(health)

@@ -71,10 +71,11 @@ class ProgramStatus(Record, frozen=True, kw_only=True):
 
 
 class Status(Record, frozen=True, kw_only=True):
-    """What a supervisor wrote down last."""
+    """What a supervisor wrote down last; ``fault`` is the reason code for which nothing may run, empty when all may."""
 
     supervisor: ProgramStatus
     programs: dict[str, ProgramStatus]
+    fault: str = ""
 
 
 @dataclass
@@ -89,6 +90,11 @@ class _Child:
     since: float = 0.0
     read: int = 0
 
+    def ended(self, code: int) -> None:
+        """Note that the process is gone."""
+        self.process = None
+        self.status = msgspec.structs.replace(self.status, pid=0, started="", last_exit=code)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Supervisor:
@@ -99,7 +105,9 @@ class Supervisor:
         programs: in the order in which they start; they stop in the opposite one.
         clock: monotonic time in seconds.
         prepare: called before the first start, when it is sure that no other supervisor is on.
-        each_tick: called between looks at the processes; must not raise.
+        fault: asked at every look for a reason code for which nothing may run now, empty for none; while there is one
+            every process is ended and none is started. Must not raise.
+        each_tick: called between looks at the processes that may run; must not raise.
         tick_s: pause between two looks, in seconds.
     """
 
@@ -107,6 +115,7 @@ class Supervisor:
     programs: Sequence[Program]
     clock: Callable[[], float]
     prepare: Callable[[], None] = lambda: None
+    fault: Callable[[], str] = lambda: ""
     each_tick: Callable[[], None] = lambda: None
     tick_s: float = TICK_S
 
@@ -121,14 +130,23 @@ class Supervisor:
             _end_orphans(self.folder)
             self.prepare()
             children = [_Child(program) for program in self.programs]
+            present = ""
             try:
                 while not stopped.is_set():
-                    if [child for child in children if self._look_after(child)]:
+                    before, present = present, self.fault()
+                    if present:
+                        self._end(children)
+                    elif [child for child in children if self._look_after(child)]:
                         self._write(children)
-                    self.each_tick()
+                    if present != before:
+                        self._write(children, present)
+                    if not present:
+                        self.each_tick()
                     stopped.wait(self.tick_s)
             finally:
-                self._stop(children)
+                self._end(children)
+                with contextlib.suppress(OSError):
+                    (self.folder / STATUS_FILE).unlink()
 
     def _look_after(self, child: _Child) -> bool:
         """Notice an end, start what is due; return whether anything changed."""
@@ -142,8 +160,7 @@ class Supervisor:
             _end_group(child.process.pid, signal.SIGKILL)  # whatever it left behind
             child.failures = 1 if now - child.since > _STEADY_S else child.failures + 1
             child.not_before = now + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (child.failures - 1))
-            child.process = None
-            child.status = msgspec.structs.replace(child.status, pid=0, started="", last_exit=code)
+            child.ended(code)
             _LOG.warning("%s ended with %d and is started again: see %s", name, code, self._log(child.program))
             return True
         if now < child.not_before or not child.program.due():
@@ -189,26 +206,26 @@ class Supervisor:
                 umask=0o077,
             )
 
-    def _write(self, children: Sequence[_Child]) -> None:
+    def _write(self, children: Sequence[_Child], fault: str = "") -> None:
         """Put the status file in place."""
         status = Status(
-            supervisor=process_status(os.getpid()), programs={child.program.name: child.status for child in children}
+            supervisor=process_status(os.getpid()),
+            programs={child.program.name: child.status for child in children},
+            fault=fault,
         )
         replace_private_file(self.folder / STATUS_FILE, msgspec.json.encode(status))
 
-    def _stop(self, children: Sequence[_Child]) -> None:
+    def _end(self, children: Sequence[_Child]) -> None:
         """End every process, first with a request, then without one."""
-        alive = [child.process for child in reversed(children) if child.process is not None]
-        for process in alive:
+        alive = [(child, child.process) for child in reversed(children) if child.process is not None]
+        for _, process in alive:
             _end_group(process.pid, signal.SIGTERM)
         deadline = self.clock() + _GRACE_S
-        for process in alive:
+        for child, process in alive:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - self.clock()))
             _end_group(process.pid, signal.SIGKILL)
-            process.wait()
-        with contextlib.suppress(OSError):
-            (self.folder / STATUS_FILE).unlink()
+            child.ended(process.wait())
 
 
 def read_status(folder: Path) -> Status | None:

@@ -53,11 +53,13 @@ def init(
 
 @app.command()
 def show(*, home: HomeOption = Path(DEFAULT_HOME), as_json: JsonOption = False) -> None:
-    """Print fingerprints, addresses, and every member with the last day of its certificate."""
+    """Print fingerprints, addresses, every member with the last day of its certificate, and what ends soon."""
+    from server.expiry import city_warnings
     from server.home import AuthorityHome
     from server.roster import view_city, view_lines
 
-    view = view_city(AuthorityHome(home))
+    authority = AuthorityHome(home)
+    view = view_city(authority, warnings=city_warnings(authority, now=dt.datetime.now(dt.UTC)))
     if as_json:
         print_json(view)
     else:

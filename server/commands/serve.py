@@ -110,10 +110,12 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show the processes, and how a run stands: who is missing, and each department's last sign of life."""
+    from server.expiry import city_warnings
     from server.home import open_home
     from server.overview import overview, overview_lines
 
-    view = overview(open_home(home), run_id)
+    authority = open_home(home)
+    view = overview(authority, run_id, warnings=city_warnings(authority, now=dt.datetime.now(dt.UTC)))
     if as_json:
         print_json(view)
     else:

@@ -21,15 +21,19 @@ import pytest
 from clients.config import load_config
 from clients.doctor import Patient, examine
 from clients.enrol import CONFIG_FILE, enrol, install_admission
+from clients.up import SERVICE
 from clients.worker import LEAST_SILENCE_S
-from server.city import found_city, load_city
-from server.config import new_config
+from server.ca import LEAF_LIFETIME
+from server.city import found_city, load_authority, load_city
+from server.config import load_server, new_config
 from server.home import AuthorityHome
 from server.roster import admit, read_request
 from server.superlink import open_control
 from server.up import find_superlink
+from shared.certificates import certificate_pem, load_tls_key
 from shared.codec import dump_json
 from shared.errors import ProtocolError
+from shared.health import health_answer
 from shared.identity import IdentityKey
 from shared.private_files import replace_private_file
 from tests.city import FOUR
@@ -203,6 +207,39 @@ def test_whoever_starts_with_a_clock_before_the_certificates_is_told_so(tmp_path
     patient = Patient(path=config, config=load_config(config), now=now(), packages={})
     (found,) = [check for check in examine(patient) if check.name == "certificate"]
     assert (found.found, "check this clock" in found.todo) == ("certificate-not-yet-valid", True)
+
+
+def ended_certificates(city: RunningCity) -> dict[Path, bytes]:
+    """The authority's own certificate and the victim's as they would be a second after their last moment."""
+    home, long_ago = city.authority, now() - LEAF_LIFETIME - dt.timedelta(seconds=1)
+    ca, hosts = load_authority(home, now=now()), load_server(home).hosts
+    folder, config = city.city.home(VICTIM), load_config(city.city.config(VICTIM))
+    own, its = load_tls_key(home.server_key), load_tls_key(folder / config.tls_key)
+    return {
+        home.server_certificate: certificate_pem(ca.issue_server(own.private.public_key(), hosts, now=long_ago)),
+        folder / config.tls_certificate: certificate_pem(
+            ca.issue_member(its.private.public_key(), VICTIM, now=long_ago)
+        ),
+    }
+
+
+def test_when_certificates_end_under_running_processes_these_end_until_there_are_new_ones(city: RunningCity) -> None:
+    ended, services = ended_certificates(city), (city.authority.service, city.city.home(VICTIM) / SERVICE)
+    present = {path: path.read_bytes() for path in ended}
+    for path, content in ended.items():
+        replace_private_file(path, content)
+    for service in services:
+        wait_until(lambda service=service: b"certificate-expired" in health_answer(service)[1], "it is noticed")
+        status, body = health_answer(service)
+        assert (status, b'"running":true' in body) == (503, False)
+    for path, content in present.items():
+        replace_private_file(path, content)
+    wait_until(lambda: all(health_answer(service)[0] == 200 for service in services), "everything runs again")
+    for output in ("authority.out", f"{VICTIM}.out"):
+        text = (city.city.folder / output).read_text()
+        assert text.index("no process runs until this is set right") < text.index("the certificates are in order again")
+    wait_until(lambda: city.online() >= set(FOUR), "every department is online", 120.0)
+    next_run_works(city)
 
 
 # --- every process at every phase --------------------------------------------------------------------------

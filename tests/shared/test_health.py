@@ -55,6 +55,7 @@ def test_all_processes_on_is_well(tmp_path: Path) -> None:
     assert body == {
         "healthy": True,
         "processes": {name: {"running": True, "starts": 1, "last_exit": None} for name in ("one", "two")},
+        "fault": "",
     }
 
 
@@ -64,7 +65,7 @@ def test_one_process_away_is_not_well(tmp_path: Path) -> None:
 
 
 def test_no_supervisor_and_a_damaged_status_are_not_well(tmp_path: Path) -> None:
-    assert health_answer(tmp_path) == (503, b'{"healthy":false,"processes":{}}')
+    assert health_answer(tmp_path) == (503, b'{"healthy":false,"processes":{},"fault":""}')
     (tmp_path / STATUS_FILE).write_text("{")
     assert health_answer(tmp_path)[0] == 503
 

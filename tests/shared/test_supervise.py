@@ -114,6 +114,28 @@ def test_a_program_whose_needs_are_not_met_is_not_started(tmp_path: Path) -> Non
     assert len(asked) == 4
 
 
+def test_while_there_is_a_fault_nothing_runs_and_the_status_says_why(tmp_path: Path) -> None:
+    seen: list[tuple[str, int]] = []
+    stopped, deadline = Event(), time.monotonic() + 30.0
+
+    def fault() -> str:
+        status = read_status(tmp_path)
+        if status is not None:
+            one = status.programs["one"]
+            seen.extend({(status.fault, one.starts if one.pid else 0)} - {*seen[-1:]})
+        return "certificate-expired" if len(seen) == 1 else ""
+
+    def look() -> None:
+        if len(seen) == 3 or time.monotonic() > deadline:
+            stopped.set()
+
+    supervisor = Supervisor(
+        folder=tmp_path, programs=[program()], clock=time.monotonic, fault=fault, each_tick=look, tick_s=0.02
+    )
+    supervisor.run(stopped)
+    assert seen == [("", 1), ("certificate-expired", 0), ("", 2)]
+
+
 def test_when_stopped_every_process_has_ended_with_all_that_it_started(tmp_path: Path) -> None:
     pids: list[int] = []
 
