@@ -97,7 +97,9 @@ def test_the_kill_switch_and_a_certificate_that_runs_out_are_shown(city: Deploye
     finally:
         switch.unlink()
     assert found(patient(city), "kill switch") == Check(name="kill switch", found="off")
-    assert "rotate" in found(patient(city, now=now() + dt.timedelta(days=390)), "certificate").todo
+    for days, warned in ((366, False), (368, True), (390, True)):
+        check = found(patient(city, now=now() + dt.timedelta(days=days)), "certificate")
+        assert ("`cityfed-client rotate" in check.todo) is warned
     assert found(patient(city, now=now() + dt.timedelta(days=400)), "certificate").found == "certificate-expired"
 
 
