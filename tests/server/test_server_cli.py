@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -131,6 +132,9 @@ def test_the_authoritys_log_is_shown_line_by_line(world: Path, server_run: Run) 
 
 def test_the_authority_learns_no_reason_and_no_number_of_rows(world: Path, server_run: Run) -> None:
     shown = server_run("audit", "show", world / "authority" / "journal.sqlite").out
+    shown = re.sub(
+        r"[A-Za-z0-9+/]{40,}", "", shown
+    )  # signed bytes in base64, in which any short word turns up by chance
     for word in ("R06", "R12", "epsilon", "rows", "description"):
         assert word not in shown
 
