@@ -46,6 +46,9 @@ BEAT_S: Final = 2.0
 LEAST_SILENCE_S: Final = 10.0
 """A shorter silence says nothing: between two attempts to reach the authority there are pauses of 5 s."""
 
+START_TIMEOUT_S: Final = 300.0
+"""So long a child may take to load what training needs; a busy machine takes half a minute."""
+
 _LOOK_S = 0.5
 
 
@@ -55,7 +58,7 @@ class Worker:
 
     Attributes:
         command: starts the child; the number of its end of the pipe is added.
-        step_timeout_s: how long one request may take before the child is killed, in seconds; starting counts as one.
+        step_timeout_s: how long one request may take before the child is killed, in seconds.
         silence_timeout_s: how long nothing may be heard of the child outside a step before it is killed, in seconds.
         stopped: ends a session early when set.
         clock: monotonic time in seconds.
@@ -68,7 +71,7 @@ class Worker:
     clock: Callable[[], float] = time.monotonic
     _process: subprocess.Popen[bytes] | None = None
     _pipe: Connection | None = None
-    _busy: bool = False
+    _may_take: tuple[str, float] = ("", 0.0)
     _heard: float = 0.0
     _looked: float = 0.0
 
@@ -79,8 +82,8 @@ class Worker:
         number = theirs.fileno()
         self._process = subprocess.Popen((*self.command, str(number)), pass_fds=(number,), env=dict(os.environ))
         theirs.close()
-        self._busy, self._heard = True, self.clock()
-        self._looked = self._heard
+        self._may_take = ("the worker took longer than %g s to start: it is killed", START_TIMEOUT_S)
+        self._looked = self._heard = self.clock()
 
     def attend(self, ticket: bytes) -> Left:
         """Let the child attend a session, from beginning to end.
@@ -130,7 +133,11 @@ class Worker:
     def _hear(self, pipe: Connection) -> bytes:
         """Take the next word and note what it says of the child."""
         word = pipe.recv_bytes()
-        self._heard, self._busy = self.clock(), word == BUSY
+        self._heard = self.clock()
+        if word == BUSY:
+            self._may_take = ("a step took longer than %g s: the worker is killed", self.step_timeout_s)
+        else:
+            self._may_take = ("the worker was silent for longer than %g s: it is killed", self.silence_timeout_s)
         return word
 
     def _hangs(self) -> bool:
@@ -139,14 +146,11 @@ class Worker:
         if now - self._looked > self.silence_timeout_s:
             self._heard = now  # nobody listened meanwhile: this process stood still itself
         self._looked = now
-        silent = now - self._heard
-        if self._busy and silent > self.step_timeout_s:
-            _LOG.warning("a step took longer than %g s: the worker is killed", self.step_timeout_s)
-            return True
-        if not self._busy and silent > self.silence_timeout_s:
-            _LOG.warning("the worker was silent for longer than %g s: it is killed", self.silence_timeout_s)
-            return True
-        return False
+        said, most_s = self._may_take
+        hangs = now - self._heard > most_s
+        if hangs:
+            _LOG.warning(said, most_s)
+        return hangs
 
     def kill(self) -> None:
         """End the child at once, if there is one; the next session gets a new one."""
