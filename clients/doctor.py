@@ -18,7 +18,7 @@ from typing import Final
 import httpx
 from packaging.requirements import Requirement
 
-from clients.config import ClientConfig, load_department
+from clients.config import ClientConfig, load_department, load_tls
 from clients.up import SERVICE, own_expiries
 from shared.codec import Record
 from shared.errors import CityFedError, SetupError
