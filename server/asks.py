@@ -1,23 +1,38 @@
-"""What is asked of a plan before anything is calibrated: the part that scenarios and plan drafts share.
+"""What is asked of a plan, and the plan that comes of it: the part that scenarios and plan drafts share.
 
 Scenarios are read by the authority, which drafts plans from them, and by the simulation, which plays whole cities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from msgspec import structs
 
 from server.plans import calibrated_privacy, declare_extras, extras_noise
 from shared.codec import Record
-from shared.parameters import ExtraSpec, Layout, Vector
-from shared.plan import AggregationParams, ModelSpec
-from shared.privacy.extras import extra_charges
+from shared.errors import ConfigError
+from shared.identity import DepartmentId, Roster
+from shared.mechanisms import MECHANISMS
+from shared.package import package_digest
+from shared.parameters import ExtraSpec, Layout, Vector, model_hash
+from shared.plan import (
+    AggregationParams,
+    DatasetTerms,
+    LocalOptimizer,
+    ModelSpec,
+    Plan,
+    ReleaseTerms,
+    ServerOptimizerSpec,
+    TaskSpec,
+    default_aggregation,
+)
+from shared.privacy.extras import extra_charges, require_known
 from shared.privacy.plan import MechanismName, PrivacyBudget, PrivacyParams, PrivacyUnit, require_records
 
 PACKAGED = (
@@ -154,3 +169,100 @@ class ModelBasis:
             initial=initial_parameters(spec, weights_dir),
             weights_dir=weights_dir,
         )
+
+
+class PlanAsk(Record, frozen=True, kw_only=True):
+    """What the authority asks for; everything else in a plan comes from the roster and the departments."""
+
+    name: str
+    purpose: str
+    rounds: int
+    spare_attempts: int = 2
+    bound: float = 32.0
+    task: TaskSpec = TaskSpec()
+    model: ModelChoice = ModelChoice()
+    extras: tuple[str, ...] = ()
+    privacy: PrivacyAsk
+    optimizer: LocalOptimizer
+    server_optimizer: ServerOptimizerSpec = ServerOptimizerSpec()
+    release: ReleaseTerms = ReleaseTerms()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bound <= 1e6:
+            raise ValueError("`bound` lies in (0, 1000000]")
+        require_known(self.extras)
+
+
+class Declared(Protocol):
+    """What a department told of its data set."""
+
+    @property
+    def contract_hash(self) -> str:
+        """The contract that its rows satisfy."""
+        ...
+
+    @property
+    def public_size(self) -> int:
+        """The size that it lets everybody know; never a count of rows."""
+        ...
+
+
+def draft_plan(
+    ask: PlanAsk,
+    basis: ModelBasis,
+    *,
+    declared: Mapping[DepartmentId, Declared],
+    roster: Roster,
+    privacy: PrivacyParams,
+    approval: int,
+    valid_from: dt.date,
+    valid_until: dt.date,
+) -> Plan:
+    """Put a plan together from what is asked and what the departments declared.
+
+    Weights are the public sizes over the largest one, or 1 with shared noise: constants of the plan, never counts of
+    rows.
+
+    Raises:
+        ValueError: a cohort of fewer than three departments.
+        ConfigError: ``plan-impossible``: numbers that no plan may have.
+    """
+    sizes = {name: item.public_size for name, item in sorted(declared.items())}
+    largest, weight = max(sizes.values()), MECHANISMS[privacy.mechanism].weight
+    aggregation = default_aggregation(len(roster.members), bound=ask.bound)
+    extras = declared_extras(
+        ask.extras,
+        ask.privacy,
+        attempts=ask.rounds + ask.spare_attempts,
+        bound=ask.bound,
+        public_sizes=list(sizes.values()),
+    )
+    try:
+        return Plan(
+            name=ask.name,
+            purpose=ask.purpose,
+            approval=approval,
+            valid_from=valid_from,
+            valid_until=valid_until,
+            package_digest=package_digest(),
+            task=ask.task,
+            model=basis.spec,
+            layout=structs.replace(basis.layout, extras=extras),
+            initial_model_sha256=model_hash(basis.initial).hex(),
+            datasets={
+                str(name): DatasetTerms(
+                    contract_hash=declared[name].contract_hash, public_size=size, weight=weight(size, largest)
+                )
+                for name, size in sizes.items()
+            },
+            roster_size=len(roster.members),
+            privacy=privacy,
+            aggregation=aggregation,
+            rounds=ask.rounds,
+            spare_attempts=ask.spare_attempts,
+            local_optimizer=ask.optimizer,
+            server_optimizer=ask.server_optimizer,
+            release=ask.release,
+        )
+    except ValueError as cause:
+        raise ConfigError("plan-impossible", f"No plan {ask.name} can be made of this: {cause}.") from cause

@@ -13,34 +13,29 @@ from server.asks import (
     PACKAGED,
     ModelBasis,
     ModelChoice,
-    PrivacyAsk,
+    PlanAsk,
     calibrate,
-    declared_extras,
+    draft_plan,
     packaged_scenario,
 )
 from server.city import load_city
 from server.config import load_server
 from server.home import AuthorityHome
 from server.plan_files import PlanState, list_plans, write_plan
-from server.plans import draft_plan
 from server.release import write_model
 from server.roster import load_members
 from shared.city import SUMMARY_LABEL, DatasetSummary
-from shared.codec import Record, decode, encode, load_json, parse_toml
+from shared.codec import decode, encode, load_json, parse_toml
 from shared.errors import ConfigError, ProtocolError
 from shared.identity import DepartmentId, Roster, Signed, verify_bytes
 from shared.package import package_digest
 from shared.plan import (
-    LocalOptimizer,
     ModelSpec,
     Plan,
-    ReleaseTerms,
-    ServerOptimizerSpec,
-    TaskSpec,
     default_aggregation,
 )
 from shared.privacy.citywide import city_worst_case
-from shared.privacy.extras import plan_events, require_known
+from shared.privacy.extras import plan_events
 from shared.private_files import make_private_folder
 from shared.tasks.features import HASHED_WORDS_SHA256
 
@@ -48,28 +43,6 @@ WEIGHTS_FILE = "model.safetensors"
 
 SIMULATED_ONLY = ("seed", "seeds", "departments", "data", "performance", "faults")
 """Keys of a scenario that play a city and say nothing about a plan."""
-
-
-class PlanAsk(Record, frozen=True, kw_only=True):
-    """What the authority asks for; everything else in a plan comes from the roster and the departments."""
-
-    name: str
-    purpose: str
-    rounds: int
-    spare_attempts: int = 2
-    bound: float = 32.0
-    task: TaskSpec = TaskSpec()
-    model: ModelChoice = ModelChoice()
-    extras: tuple[str, ...] = ()
-    privacy: PrivacyAsk
-    optimizer: LocalOptimizer
-    server_optimizer: ServerOptimizerSpec = ServerOptimizerSpec()
-    release: ReleaseTerms = ReleaseTerms()
-
-    def __post_init__(self) -> None:
-        if not 0 < self.bound <= 1e6:
-            raise ValueError("`bound` lies in (0, 1000000]")
-        require_known(self.extras)
 
 
 def load_ask(name_or_path: str) -> PlanAsk:
@@ -118,41 +91,21 @@ def draft(
     roster = load_members(home).roster
     told = _read_summaries(summaries, roster, load_city(home).digest())
     _require_cohort(len(told), len(roster.members))
-    basis, attempts = load_basis(home, ask.model), ask.rounds + ask.spare_attempts
+    basis = load_basis(home, ask.model)
     plan = draft_plan(
-        name=ask.name,
-        purpose=ask.purpose,
-        approval=1 + max((line.approval for line in list_plans(home) if line.name == ask.name), default=0),
-        valid_from=now.date(),
-        valid_until=now.date() + dt.timedelta(days=valid_days),
-        task=ask.task,
-        model=basis.spec,
-        layout=msgspec.structs.replace(
-            basis.layout,
-            extras=declared_extras(
-                ask.extras,
-                ask.privacy,
-                attempts=attempts,
-                bound=ask.bound,
-                public_sizes=[item.public_size for item in told.values()],
-            ),
-        ),
-        initial_model=basis.initial,
-        contracts={name: item.contract_hash for name, item in told.items()},
-        public_sizes={name: item.public_size for name, item in told.items()},
+        ask,
+        basis,
+        declared=told,
         roster=roster,
         privacy=calibrate(
             ask.privacy,
-            attempts=attempts,
+            attempts=ask.rounds + ask.spare_attempts,
             extras=ask.extras,
             aggregation=default_aggregation(len(roster.members), bound=ask.bound),
         ),
-        bound=ask.bound,
-        rounds=ask.rounds,
-        spare_attempts=ask.spare_attempts,
-        local_optimizer=ask.optimizer,
-        server_optimizer=ask.server_optimizer,
-        release=ask.release,
+        approval=1 + max((line.approval for line in list_plans(home) if line.name == ask.name), default=0),
+        valid_from=now.date(),
+        valid_until=now.date() + dt.timedelta(days=valid_days),
     )
     make_private_folder(home.models)
     write_model(home.model(plan.initial_model_sha256), basis.initial, plan)

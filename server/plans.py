@@ -1,26 +1,16 @@
-"""Draft, calibrate and sign plans at the authority."""
+"""Calibrate and sign plans at the authority."""
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from shared.errors import ConfigError
-from shared.identity import DepartmentId, IdentityKey, Roster, Signed, sign_record
+from shared.identity import IdentityKey, Signed, sign_record
 from shared.mechanisms import MECHANISMS
-from shared.package import package_digest
-from shared.parameters import ExtraSpec, Layout, Vector, model_hash
+from shared.parameters import ExtraSpec
 from shared.plan import (
     PLAN_LABEL,
     AggregationParams,
-    DatasetTerms,
-    LocalOptimizer,
-    ModelSpec,
     Plan,
-    ReleaseTerms,
-    ServerOptimizerSpec,
-    TaskSpec,
-    default_aggregation,
 )
 from shared.privacy.accountant import MechanismEvent, calibrate_noise
 from shared.privacy.extras import KNOWN
@@ -103,71 +93,6 @@ def declare_extras(
         )
         for name, max_abs in ranges.items()
     )
-
-
-def draft_plan(
-    *,
-    name: str,
-    purpose: str,
-    approval: int,
-    valid_from: dt.date,
-    valid_until: dt.date,
-    task: TaskSpec,
-    model: ModelSpec,
-    layout: Layout,
-    initial_model: Vector,
-    contracts: Mapping[DepartmentId, str],
-    public_sizes: Mapping[DepartmentId, int],
-    roster: Roster,
-    privacy: PrivacyParams,
-    bound: float,
-    rounds: int,
-    spare_attempts: int,
-    local_optimizer: LocalOptimizer,
-    server_optimizer: ServerOptimizerSpec,
-    release: ReleaseTerms,
-) -> Plan:
-    """Put a plan together from what the departments declared.
-
-    Weights are the public sizes over the largest one, or 1 with shared noise: constants of the plan, never counts of
-    rows.
-
-    Raises:
-        ValueError: a cohort of fewer than three departments.
-        ConfigError: ``plan-impossible``: numbers that no plan may have.
-    """
-    largest, weight = max(public_sizes.values()), MECHANISMS[privacy.mechanism].weight
-    datasets = {
-        str(department): DatasetTerms(
-            contract_hash=contracts[department], public_size=size, weight=weight(size, largest)
-        )
-        for department, size in sorted(public_sizes.items())
-    }
-    aggregation = default_aggregation(len(roster.members), bound=bound)
-    try:
-        return Plan(
-            name=name,
-            purpose=purpose,
-            approval=approval,
-            valid_from=valid_from,
-            valid_until=valid_until,
-            package_digest=package_digest(),
-            task=task,
-            model=model,
-            layout=layout,
-            initial_model_sha256=model_hash(initial_model).hex(),
-            datasets=datasets,
-            roster_size=len(roster.members),
-            privacy=privacy,
-            aggregation=aggregation,
-            rounds=rounds,
-            spare_attempts=spare_attempts,
-            local_optimizer=local_optimizer,
-            server_optimizer=server_optimizer,
-            release=release,
-        )
-    except ValueError as cause:
-        raise ConfigError("plan-impossible", f"No plan {name} can be made of this: {cause}.") from cause
 
 
 def sign_plan(plan: Plan, authority: IdentityKey) -> Signed:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 import tomli_w
 
-from server.asks import PACKAGED, ModelChoice, PrivacyAsk, packaged_scenario
+from server.asks import PACKAGED, ModelChoice, PlanAsk, PrivacyAsk, packaged_scenario
 from shared.codec import Record, load_toml, parse_toml, sha256
 from shared.errors import ConfigError
 from shared.identity import DEPARTMENT_NAME
@@ -112,6 +112,11 @@ class Scenario(Record, frozen=True, kw_only=True):
             raise ValueError('with `data.source = "files"` every department names its `binding`')
         if self.data.source != "files" and any(item.binding for item in self.departments.values()):
             raise ValueError('a `binding` is read with `data.source = "files"` only')
+
+    def plan_ask(self) -> PlanAsk:
+        """Return what the authority of this city asks for: the federated arm's part."""
+        asked = {name: getattr(self, name) for name in PlanAsk.__struct_fields__}
+        return PlanAsk(**asked | {"optimizer": self.optimizer.federated})
 
     def digest(self) -> str:
         """Return the hash by which an interrupted run recognises its own scenario."""

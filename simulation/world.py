@@ -25,9 +25,9 @@ from clients.records import Approved
 from clients.training.noise import RandomSource
 from policies.load import complete, department_names, department_policy, sign_policy
 from policies.policy import Policy
-from server.asks import ModelBasis, declared_extras
+from server.asks import ModelBasis, draft_plan
 from server.audit import OWNER
-from server.plans import draft_plan, sign_plan
+from server.plans import sign_plan
 from shared.contracts.contract import agreement_hash
 from shared.errors import ConfigError
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, fingerprint, sign_record
@@ -96,34 +96,14 @@ def open_world(
     }
     roster = Roster(city="simulated-city", serial=1, members={name: key.public for name, key in keys.members.items()})
     plan = draft_plan(
-        name=scenario.name,
-        purpose=scenario.purpose,
+        scenario.plan_ask(),
+        basis,
+        declared=declarations,
+        roster=roster,
+        privacy=privacy,
         approval=1,
         valid_from=today,
         valid_until=today + dt.timedelta(days=30),
-        task=scenario.task,
-        model=basis.spec,
-        layout=msgspec.structs.replace(
-            basis.layout,
-            extras=declared_extras(
-                scenario.extras,
-                scenario.privacy,
-                attempts=scenario.rounds + scenario.spare_attempts,
-                bound=scenario.bound,
-                public_sizes=[item.public_size for item in declarations.values()],
-            ),
-        ),
-        initial_model=basis.initial,
-        contracts={name: item.contract_hash for name, item in declarations.items()},
-        public_sizes={name: item.public_size for name, item in declarations.items()},
-        roster=roster,
-        privacy=privacy,
-        bound=scenario.bound,
-        rounds=scenario.rounds,
-        spare_attempts=scenario.spare_attempts,
-        local_optimizer=scenario.optimizer.federated,
-        server_optimizer=scenario.server_optimizer,
-        release=scenario.release,
     )
     make_private_folder(folder / "authority")
     with ExitStack() as stack:

@@ -21,10 +21,10 @@ from clients.enrol import CONFIG_FILE, enrol, install_admission
 from clients.plans import add_plan, approve_plan
 from clients.roster import approve_keys
 from policies.load import complete, sign_policy
-from server.asks import ModelChoice, PrivacyAsk
+from server.asks import ModelChoice, PlanAsk, PrivacyAsk
 from server.city import found_city, load_city
 from server.config import new_config
-from server.drafts import PlanAsk, draft
+from server.drafts import draft
 from server.home import AuthorityHome
 from server.plan_files import load_published, publish, sign
 from server.roster import admit, load_members, read_request

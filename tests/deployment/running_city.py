@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clients.shelf import fetch_plans
+from server.asks import PlanAsk
 from server.city import load_city
 from server.config import split_address
-from server.drafts import PlanAsk
 from server.home import AuthorityHome
 from server.overview import overview
 from server.plan_files import load_published

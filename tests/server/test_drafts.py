@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from server.asks import PACKAGED, ModelChoice, PrivacyAsk
+from server.asks import PACKAGED, ModelChoice, PlanAsk, PrivacyAsk
 from server.city import load_city
 from server.cli import main
-from server.drafts import SIMULATED_ONLY, PlanAsk, draft, load_ask, load_basis
+from server.drafts import SIMULATED_ONLY, draft, load_ask, load_basis
 from server.home import AuthorityHome
 from server.plan_files import PlanState, list_plans, load_published, publish, published_plans, sign
 from server.roster import admit, remove

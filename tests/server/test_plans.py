@@ -4,46 +4,58 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import pytest
 
-from server.plans import calibrated_privacy, declare_extras, draft_plan, extras_noise, sign_plan
+from server.asks import ModelBasis, PlanAsk, PrivacyAsk, draft_plan
+from server.plans import calibrated_privacy, declare_extras, extras_noise, sign_plan
 from shared.errors import ProtocolError
 from shared.identity import DepartmentId, IdentityKey, Roster
 from shared.package import package_digest
 from shared.parameters import model_hash
-from shared.plan import LocalOptimizer, ModelSpec, Plan, ReleaseTerms, ServerOptimizerSpec, TaskSpec, accept_plan
+from shared.plan import LocalOptimizer, ModelSpec, Plan, accept_plan
 from shared.privacy.accountant import MechanismEvent, epsilon, event_of
 from shared.privacy.extras import KNOWN, clamp_and_scale
 from shared.privacy.plan import PrivacyBudget
 from tests.server.small_plan import DAY, LAYOUT, PRIVACY, plan_with
 
+ASK = PlanAsk(
+    name="drafted",
+    purpose="test",
+    rounds=3,
+    spare_attempts=1,
+    bound=16.0,
+    privacy=PrivacyAsk(epsilon=1.0, delta=1e-4, sample_rate=0.1, steps=1, max_grad_norm=1.0),
+    optimizer=LocalOptimizer(learning_rate=1.0),
+)
 SIZES = {DepartmentId("a"): 200, DepartmentId("b"): 50, DepartmentId("c"): 100, DepartmentId("d"): 10}
+
+
+class Told(NamedTuple):
+    """What a department declared."""
+
+    contract_hash: str
+    public_size: int
 
 
 def draft(sizes: dict[DepartmentId, int]) -> Plan:
     return draft_plan(
-        name="drafted",
-        purpose="test",
+        ASK,
+        ModelBasis(
+            spec=ModelSpec(architecture="hashed-words", base_weights_sha256="0" * 64),
+            layout=LAYOUT,
+            initial=np.ones(LAYOUT.size, dtype=np.float32),
+            weights_dir=None,
+        ),
+        declared={name: Told("ab" * 32, size) for name, size in sizes.items()},
+        roster=Roster(city="town", serial=1, members={name: IdentityKey.generate().public for name in sizes}),
+        privacy=PRIVACY,
         approval=1,
         valid_from=DAY,
         valid_until=DAY + dt.timedelta(days=1),
-        task=TaskSpec(),
-        model=ModelSpec(architecture="hashed-words", base_weights_sha256="0" * 64),
-        layout=LAYOUT,
-        initial_model=np.ones(LAYOUT.size, dtype=np.float32),
-        contracts=dict.fromkeys(sizes, "ab" * 32),
-        public_sizes=sizes,
-        roster=Roster(city="town", serial=1, members={name: IdentityKey.generate().public for name in sizes}),
-        privacy=PRIVACY,
-        bound=16.0,
-        rounds=3,
-        spare_attempts=1,
-        local_optimizer=LocalOptimizer(learning_rate=1.0),
-        server_optimizer=ServerOptimizerSpec(),
-        release=ReleaseTerms(),
     )
 
 
