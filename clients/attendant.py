@@ -2,7 +2,9 @@
 
 Records, keys and the journal are held while a session is open. When the authority has ended it, the journal is free for
 the department's own commands, and what they changed counts for the next session. When a session broke off, the same
-Participant waits for the next one of its run, because an epoch exists in its memory only (protocol 2).
+Participant waits for the next one of its run, because an epoch exists in its memory only (protocol 2). What people
+change meanwhile, a policy before all, ends that: the department is let go of at once, its journal is free, and the next
+request is answered by a department that was opened with what lies on disk then, or by nobody.
 
 One thread does all of this, and says to the node that it is alive while it waits; nobody else says it in its place.
 """
@@ -28,9 +30,10 @@ from clients.training.train import Trainer
 from clients.update_channel import Patience, Stop, Waiting, serve_channel
 from clients.worker import ALIVE, BEAT_S, BUSY, CLOSED, FAILED, IDLE, REFUSED
 from shared.channel import Ticket, largest_request
-from shared.codec import Encoded, decode
+from shared.codec import Encoded, decode, encode
 from shared.errors import CityFedError
 from shared.logs import log_json
+from shared.messages import Refusal
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,7 +67,7 @@ def run_worker(
                 if pipe.poll(BEAT_S):
                     pipe.send_bytes(attendant.attend(pipe.recv_bytes()))
                     break
-                pipe.send_bytes(ALIVE)
+                attendant.show()
             else:
                 attendant.close()
 
@@ -91,6 +94,27 @@ class Attendant:
         self.close()
         return CLOSED
 
+    def answer(self, run: bytes, request: Encoded) -> bytes:
+        """Answer one request of a run; nobody is there as long as what people changed is not in order."""
+        with self._step():
+            try:
+                reply = self._of_run(run).handle(request)
+            except CityFedError as error:
+                _LOG.warning("the department cannot be opened: %s", error.code)
+                return encode(Refusal(status="unavailable"))
+            self._look()
+            return reply
+
+    def show(self) -> None:
+        """Say to the node that this worker is alive, and let go of a department that its people changed."""
+        self.pipe.send_bytes(ALIVE)
+        self._look()
+
+    def _look(self) -> None:
+        """Let go of a department that is not what lies on disk any more."""
+        if self._participant is not None and self._participant.is_outdated():
+            self.close()
+
     def close(self) -> None:
         """Let go of the department."""
         self._open.close()
@@ -102,22 +126,16 @@ class Attendant:
         most = largest_request(plan_of_run(self.config_path, ticket.run))
         tls = load_tls(self.config_path, config, now=_now())
         with self._step():
-            participant = self._of_run(ticket.run)
-
-        def handle(request: Encoded) -> bytes:
-            """Answer one request."""
-            with self._step():
-                return participant.handle(request)
-
+            self._of_run(ticket.run)
         serve_channel(
             config.channel,
             tls,
-            handle,
+            lambda request: self.answer(ticket.run, request),
             ticket=ticket,
             max_request_bytes=most,
             stop=Stop(),
             patience=Patience(longest_s=5.0),
-            waits=Waiting(lambda: self.pipe.send_bytes(ALIVE), every_s=BEAT_S),
+            waits=Waiting(self.show, every_s=BEAT_S),
         )
 
     @contextlib.contextmanager

@@ -6,8 +6,8 @@ import datetime as dt
 from pathlib import Path
 from typing import Final
 
-from clients.binding import load_binding, load_declaration
-from clients.department import Department, Trust
+from clients.binding import declaration_path, load_binding, load_declaration
+from clients.department import Department, Trust, digest_of
 from clients.worker import LEAST_SILENCE_S
 from policies.load import open_policy
 from policies.policy import SignedPolicy
@@ -108,6 +108,7 @@ def load_department(path: Path) -> Department:
         ContractError: the binding, contract or declaration is not in order.
     """
     config, folder = load_config(path), path.parent
+    files = _changeable(path, config)  # before they are read: what changes meanwhile is found
     policy = load_policy(path, config)
     binding_path = folder / config.binding
     declaration = load_declaration(binding_path)
@@ -120,6 +121,7 @@ def load_department(path: Path) -> Department:
         name=DepartmentId(config.department),
         identity=load_identity(folder / config.identity),
         trust=load_trust(config),
+        files=files,
         policy=policy,
         binding_path=binding_path,
         binding=load_binding(binding_path),
@@ -130,6 +132,18 @@ def load_department(path: Path) -> Department:
         outbox=folder / config.outbox,
         performance=config.performance,
     )
+
+
+def _changeable(path: Path, config: ClientConfig) -> dict[Path, tuple[str, bytes]]:
+    """Return the digest of each file that counts as soon as people change it, with the code of the refusal."""
+    folder = path.parent
+    codes = {
+        path: "configuration-changed",
+        folder / config.policy: "policy-changed",
+        folder / config.policy_signature: "policy-changed",
+        declaration_path(folder / config.binding): "declaration-changed",
+    }
+    return {file: (code, digest_of(file)) for file, code in codes.items()}
 
 
 def load_trust(config: ClientConfig) -> Trust:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,8 @@ from clients.binding import Binding, Declaration, bound_contract, verify_declara
 from clients.dataset import load_dataset
 from policies.facts import Approval, BudgetFacts, Facts, OutgoingFacts
 from policies.policy import Policy, SignedPolicy
-from shared.codec import encode
-from shared.errors import ContractError, ProtocolError
+from shared.codec import encode, sha256
+from shared.errors import ContractError, PolicyViolation, ProtocolError
 from shared.identity import DepartmentId, IdentityKey, Roster
 from shared.package import package_digest
 from shared.parameters import Vector, is_finite
@@ -44,6 +45,8 @@ class Department:
     """Everything that a Participant needs to know about its own department.
 
     Attributes:
+        files: what people may change beside a node at work, as it was read: the code of a refusal after a change, and
+            the file's digest.
         weights: folder of the base weights, or None when the model needs none.
         feature_cache: file that keeps encoder features of this department's own texts, or None.
         stop_file: the kill switch (R23): as long as this file exists, every offer and round is refused.
@@ -53,6 +56,7 @@ class Department:
     name: DepartmentId
     identity: IdentityKey
     trust: Trust
+    files: Mapping[Path, tuple[str, bytes]]
     policy: SignedPolicy
     binding_path: Path
     binding: Binding
@@ -63,6 +67,20 @@ class Department:
     outbox: Path
     performance: PerformanceFlags
     _rows: dict[bytes, Prepared] = field(default_factory=dict, repr=False)
+
+    def require_unchanged(self) -> None:
+        """Refuse once the files that were read here are not what lies on disk any more.
+
+        Guarantees:
+            A policy counts from the moment that its owner signed it, or took the older one away; nothing is done under
+            one that was replaced (promise P4).
+
+        Raises:
+            PolicyViolation: ``policy-changed``, ``configuration-changed``, ``declaration-changed``.
+        """
+        for path, (code, digest) in self.files.items():
+            if digest_of(path) != digest:
+                raise PolicyViolation(code, f"{path} was changed after this node read it, and has to be read again.")
 
     def require_fitting(self, plan: Plan, roster: Roster) -> None:
         """Refuse a plan for other software, with numbers that nobody noises, for others, or under another roster.
@@ -171,6 +189,14 @@ class Department:
             reserved=reserved,
             outgoing=None if outgoing is None else outgoing_facts(plan, outgoing),
         )
+
+
+def digest_of(path: Path) -> bytes:
+    """Return the SHA-256 of a file, or nothing if it cannot be read."""
+    try:
+        return sha256(path.read_bytes())
+    except OSError:
+        return b""
 
 
 def charge_of(plan: Plan, declaration: Declaration, policy: Policy) -> PlanCharge:

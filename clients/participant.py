@@ -19,7 +19,7 @@ from clients.training.mechanisms import CONTRIBUTIONS, RoundInputs
 from clients.training.noise import RandomSource
 from clients.training.train import Trainer, settings_of
 from policies.evaluate import evaluate
-from policies.facts import Facts, Phase
+from policies.facts import Phase
 from shared.codec import Encoded, encode, sha256
 from shared.crypto.keys import Entropy
 from shared.crypto.stream import RING_DTYPE
@@ -49,7 +49,7 @@ from shared.messages import (
 )
 from shared.parameters import Vector, model_hash, vector_from_bytes
 from shared.plan import Plan, accept_plan
-from shared.privacy.ledger import BudgetQuote, PrivacyLedger
+from shared.privacy.ledger import PrivacyLedger
 from shared.roster import accept_keys, open_roster
 from shared.secagg.epoch import AdvertisedEpoch, EpochContext, ReadyEpoch, SealedEpoch, open_epoch
 from shared.secagg.round import ConfirmedRound, MaskedRound, RevealedRound
@@ -135,6 +135,7 @@ class Participant:
                 self._forget()  # nobody whom the newer roster removed takes part in another step
             message, digest = decode_request(request), sha256(request)
             step, answer = self._steps[type(message)]
+            self.department.require_unchanged()
             if self._last.get(step, (b"", b""))[0] == digest:
                 return self._last[step][1]
             reply = answer(message, digest)
@@ -144,6 +145,15 @@ class Participant:
             return self._refuse(step, CityFedError("internal-error", f"{type(error).__name__} in step {step}."))
         self._last[step] = (digest, reply)
         return reply
+
+    def is_outdated(self) -> bool:
+        """Return whether people changed what this department was opened with; if so, the journal says it."""
+        try:
+            self.department.require_unchanged()
+        except PolicyViolation as error:
+            self._refuse("session", error)
+            return True
+        return False
 
     # --- epoch (protocol 2) --------------------------------------------------------------------------------
 
@@ -163,8 +173,7 @@ class Participant:
             own_sequence=self._journal.head.sequence,
         )
         state, reply = open_epoch(context, self.department.identity, entropy=self._entropy)
-        opened = EpochOpened(run=request.run, epoch=request.epoch)
-        self.memory.write(EntryKind.EPOCH, opened)
+        self.memory.write(EntryKind.EPOCH, EpochOpened(run=request.run, epoch=request.epoch))
         self._session = _Session(plan=plan, roster=roster, epoch_number=request.epoch, epoch=state)
         return encode(reply)
 
@@ -242,6 +251,7 @@ class Participant:
             bits=terms.fraction_bits,
         )
         contribution = CONTRIBUTIONS[plan.privacy.mechanism](session.trainer, inputs)
+        self.department.require_unchanged()  # training takes long
         self._require(Phase.SEND, plan, session.roster, round_number=request.round, outgoing=contribution.judged)
         # 7 encode, unless shared noise did, 8 mask; shares sealed to peers; receipt signed
         head = self._journal.head
@@ -306,8 +316,7 @@ class Participant:
         """Keep the authority's signed account and countersign it; a clean end settles the charge."""
         closed = open_signed(self.department.trust.authority_key, "round-closed", request.closed, ClosedRound)
         self._check_account(self._live_round(closed.run, closed.round), closed)
-        finished = RoundFinished(run=closed.run, round=closed.round, closed=request.closed)
-        self.memory.write(EntryKind.ROUND, finished)
+        self.memory.write(EntryKind.ROUND, RoundFinished(run=closed.run, round=closed.round, closed=request.closed))
         reservation = self.ledger.reservation(closed.run)
         if closed.final and reservation is not None:
             reservation.settle()
@@ -352,19 +361,8 @@ class Participant:
     ) -> None:
         """Evaluate every rule of a phase, keep all findings, refuse if one failed."""
         quote = self.ledger.quote(self.department.charge(plan), self.department.budgets())
-        facts = self._facts(plan, roster, quote, round_number=round_number, outgoing=outgoing)
-        decision = evaluate(self.department.policy.policy, facts, phase)
-        self._journal.append(EntryKind.DECISION, decision, now=self._clock())
-        if not quote.fits and {finding.rule for finding in decision.failed} == {"R12"}:
-            raise InsufficientBudgetError(quote.code, quote.reason)  # says more than the rule does
-        decision.require()
-
-    def _facts(
-        self, plan: Plan, roster: Roster, quote: BudgetQuote, *, round_number: int, outgoing: Vector | None
-    ) -> Facts:
-        """Collect what the rules may look at; record contents are not among it."""
         known = self.memory.run(plan.run_id())
-        return self.department.facts(
+        facts = self.department.facts(
             plan,
             today=self._clock().date(),
             approvals=self.memory.approvals_of(plan.digest()),
@@ -376,6 +374,11 @@ class Participant:
             reserved=self.ledger.reservation(plan.run_id()) is not None,
             outgoing=outgoing,
         )
+        decision = evaluate(self.department.policy.policy, facts, phase)
+        self._journal.append(EntryKind.DECISION, decision, now=self._clock())
+        if not quote.fits and {finding.rule for finding in decision.failed} == {"R12"}:
+            raise InsufficientBudgetError(quote.code, quote.reason)  # says more than the rule does
+        decision.require()
 
     def _commit(self, run: bytes, round_number: int, step: str, digest: bytes, reply: Reply) -> bytes:
         """Log the answer to the request of this digest durably, then release its bytes."""

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.config import load_config, load_department, load_trust, read_signed
+from clients.config import load_config, load_department, load_policy, load_trust, read_signed
 from clients.department import Department, population_of
 from clients.desk import open_memory
 from clients.memory import Memory
 from clients.records import Approved, PlanRefused
 from policies.evaluate import Decision, evaluate
 from policies.facts import Facts, Phase
-from policies.policy import Role
+from policies.policy import Policy, Role
 from shared.codec import Record, encode
 from shared.errors import CityFedError, ConfigError, ProtocolError
 from shared.identity import Roster, Signed
@@ -144,7 +144,7 @@ def approve_plan(config_path: Path, digest: str, *, person: str, author: bool, n
         JournalError: the approval could not be made durable.
     """
     with _open_desk(config_path, now) as desk:
-        role, plan = desk.role_of(person), desk.open(digest)
+        role, plan = _role_of(desk.department.policy.policy, person), desk.open(digest)
         _require_in_date(plan, now)
         inspection = desk.inspect(plan)
         desk.memory.write(EntryKind.DECISION, inspection.decision)
@@ -158,18 +158,19 @@ def approve_plan(config_path: Path, digest: str, *, person: str, author: bool, n
 def refuse_plan(config_path: Path, digest: str, *, person: str, reason: str, now: dt.datetime) -> Plan:
     """Record one person's no: it stands until the same person approves, and all approvals have to be given anew then.
 
-    A run under way gets no further update from here.
+    A run under way gets no further update from here. Neither data nor declaration need be in order for a no.
 
     Raises:
-        ConfigError: as :func:`inspect_plan`; ``person-unknown``.
+        ConfigError: ``plan-unknown``, ``person-unknown``; the configuration or the policy is not in order.
         ProtocolError: ``signature-invalid``, ``message-malformed``, ``plan-changed``.
         JournalError: the refusal could not be made durable.
     """
-    with _open_desk(config_path, now) as desk:
-        desk.role_of(person)
-        plan = desk.open(digest)
-        desk.memory.write(EntryKind.PLAN_REFUSED, PlanRefused(digest=plan.digest(), person=person, reason=reason))
-        return plan
+    config = load_config(config_path)
+    _role_of(load_policy(config_path, config).policy, person)
+    plan = _open_plan(config_path, digest, load_trust(config).authority_key)
+    with open_memory(config_path, lambda: now) as memory:
+        memory.write(EntryKind.PLAN_REFUSED, PlanRefused(digest=plan.digest(), person=person, reason=reason))
+    return plan
 
 
 @dataclass(frozen=True)
@@ -189,25 +190,9 @@ class _Desk:
             raise ConfigError("roster-unknown", "No roster was shown here yet: install the city's admission first.")
         return self.memory.roster
 
-    def role_of(self, person: str) -> Role:
-        """Return the role in which a person may approve."""
-        people = self.department.policy.policy.approval.people
-        if person not in people:
-            raise ConfigError("person-unknown", f"The policy names these people: {', '.join(sorted(people))}.")
-        return people[person]
-
     def open(self, digest: str) -> Plan:
         """Read and verify the plan with this digest."""
-        path = _plan_path(self.config_path, digest)
-        if len(digest) != 64 or not digest.isalnum() or not path.is_file():
-            raise ConfigError(
-                "plan-unknown",
-                f"No plan with this digest of 64 hex digits lies in {path.parent}: see `cityfed-client plan list`.",
-            )
-        plan = accept_plan(read_signed(path), self.department.trust.authority_key)
-        if plan.digest().hex() != digest:
-            raise ProtocolError("plan-changed", f"{path} does not hold the plan of its name: it was changed.")
-        return plan
+        return _open_plan(self.config_path, digest, self.department.trust.authority_key)
 
     def inspect(self, plan: Plan) -> Inspection:
         """Ask ledger and policy about a plan."""
@@ -252,6 +237,28 @@ class _Desk:
             reserved=self.ledger.reservation(plan.run_id()) is not None,
             outgoing=None,
         )
+
+
+def _role_of(policy: Policy, person: str) -> Role:
+    """Return the role in which a person may approve."""
+    people = policy.approval.people
+    if person not in people:
+        raise ConfigError("person-unknown", f"The policy names these people: {', '.join(sorted(people))}.")
+    return people[person]
+
+
+def _open_plan(config_path: Path, digest: str, authority_key: bytes) -> Plan:
+    """Read and verify the plan with this digest."""
+    path = _plan_path(config_path, digest)
+    if len(digest) != 64 or not digest.isalnum() or not path.is_file():
+        raise ConfigError(
+            "plan-unknown",
+            f"No plan with this digest of 64 hex digits lies in {path.parent}: see `cityfed-client plan list`.",
+        )
+    plan = accept_plan(read_signed(path), authority_key)
+    if plan.digest().hex() != digest:
+        raise ProtocolError("plan-changed", f"{path} does not hold the plan of its name: it was changed.")
+    return plan
 
 
 def _line(desk: _Desk, path: Path) -> PlanLine:
