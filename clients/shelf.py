@@ -51,7 +51,7 @@ _REFUSALS: Final = {
     "certificate-not-admitted": "The city does not admit this department's certificate, or not any more.",
     "not-on-shelf": "The authority's shelf does not hold this.",
     "shelf-changed": "What lies on the authority's shelf is not what was signed: tell the authority.",
-    "shelf-busy": "Too many calls of this department are in progress: wait for their end.",
+    "too-many-calls": "Too many calls of this department are in progress: wait for their end.",
 }
 """What a refusal of the authority means here; any other text of its is not repeated."""
 
@@ -83,7 +83,7 @@ class Shelf:
         """Download an item to a new file.
 
         Raises:
-            ProtocolError: ``certificate-not-admitted``, ``not-on-shelf``, ``shelf-changed``, ``shelf-busy``,
+            ProtocolError: ``certificate-not-admitted``, ``not-on-shelf``, ``shelf-changed``, ``too-many-calls``,
                 ``shelf-refused``, ``shelf-unreachable``; ``transfer-too-large`` and those of
                 :class:`shared.channel.Incoming`.
         """

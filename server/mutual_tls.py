@@ -7,10 +7,12 @@ once; the name in a certificate decides nothing.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 
 import grpc
 
@@ -26,6 +28,7 @@ MemberOf = Callable[[bytes], DepartmentId | None]
 
 _STATUS = {
     "certificate-not-admitted": grpc.StatusCode.PERMISSION_DENIED,
+    "too-many-calls": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "internal-error": grpc.StatusCode.UNAVAILABLE,
 }
 
@@ -54,6 +57,7 @@ class Door:
         name: for sentences, such as ``update channel``.
         port_code: reason code when it cannot listen.
         member_of: whose a certificate is, asked at every call.
+        calls_each: how many calls of one member are served at once; further ones are refused.
         status: what a refusal means to the other end, by reason code; any other one is INVALID_ARGUMENT: do not try
             that again.
     """
@@ -61,7 +65,10 @@ class Door:
     name: str
     port_code: str
     member_of: MemberOf
+    calls_each: int
     status: Mapping[str, grpc.StatusCode] = field(default_factory=dict)
+    _calls: Counter[DepartmentId] = field(default_factory=Counter)
+    _guard: Lock = field(default_factory=Lock)
 
     def listen(
         self, address: str, tls: TlsFiles, service: str, methods: Mapping[str, grpc.RpcMethodHandler], *, calls: int
@@ -114,10 +121,16 @@ class Door:
         return name
 
     @contextmanager
-    def named_refusals(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """End a call that fails with a reason code as its only text: gRPC would send the text of an exception."""
+    def served(self, context: grpc.ServicerContext) -> Iterator[DepartmentId]:
+        """Give who calls; end a call that fails with a reason code as its only text.
+
+        gRPC would send the text of an exception. Refused by name are also ``certificate-not-admitted`` and
+        ``too-many-calls``.
+        """
         try:
-            yield
+            name = self.admit(context)
+            with self._counted(name):
+                yield name
         except CityFedError as error:
             _LOG.warning("a call on the %s was refused: %s", self.name, error.code)
             status = {**_STATUS, **self.status}.get(error.code, grpc.StatusCode.INVALID_ARGUMENT)
@@ -127,6 +140,19 @@ class Door:
         except Exception:  # noqa: BLE001 - whatever goes wrong, gRPC must not send its text
             _LOG.exception("a call on the %s failed", self.name)
             context.abort(_STATUS["internal-error"], "internal-error")
+
+    @contextmanager
+    def _counted(self, name: DepartmentId) -> Iterator[None]:
+        """Count a member's call for as long as it is served, so that nobody takes the places of the others."""
+        with self._guard:
+            if self._calls[name] >= self.calls_each:
+                raise ProtocolError("too-many-calls", f"{self.calls_each} calls of {name} are being served.")
+            self._calls[name] += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._calls[name] -= 1
 
 
 def shown(context: grpc.ServicerContext, key: str) -> bytes:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Event, Lock, Timer
+from threading import Event, Timer
 
 import grpc
 
@@ -24,7 +22,6 @@ from server.shelf_files import opened, shelf_listing
 from shared.certificates import TlsFiles
 from shared.channel import Payload, frames
 from shared.codec import decode, encode
-from shared.errors import ProtocolError
 from shared.identity import DepartmentId
 from shared.shelf import FETCH, ITEM_KEY, LIST, SERVICE, Item, deadline_s
 
@@ -37,7 +34,6 @@ CALLS_OF_A_MEMBER = 4
 _STATUS = {
     "not-on-shelf": grpc.StatusCode.NOT_FOUND,
     "shelf-changed": grpc.StatusCode.DATA_LOSS,
-    "shelf-busy": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
 
@@ -61,8 +57,13 @@ class Shelf:
         self, home: AuthorityHome, address: str, tls: TlsFiles, *, deadline: Callable[[int], float] = deadline_s
     ) -> None:
         self._home, self._deadline = home, deadline
-        self._guard, self._calls = Lock(), Counter[DepartmentId]()
-        self._door = Door(name="shelf", port_code="shelf-port", member_of=LiveMembers(home).of, status=_STATUS)
+        self._door = Door(
+            name="shelf",
+            port_code="shelf-port",
+            member_of=LiveMembers(home).of,
+            calls_each=CALLS_OF_A_MEMBER,
+            status=_STATUS,
+        )
         methods = {
             LIST: grpc.stream_stream_rpc_method_handler(self._list),
             FETCH: grpc.stream_stream_rpc_method_handler(self._fetch),
@@ -75,33 +76,16 @@ class Shelf:
 
     def _list(self, _nothing: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Say what lies here; as in a fetch, nothing that the caller sends is read."""
-        with self._door.named_refusals(context), self._seat(self._door.admit(context)) as name:
+        with self._door.served(context) as name:
             yield from self._sent(name, Payload.of(encode(shelf_listing(self._home, name))), context)
 
     def _fetch(self, _nothing: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Send one item."""
-        with self._door.named_refusals(context), self._seat(self._door.admit(context)) as name:
+        with self._door.served(context) as name:
             item = decode(shown(context, ITEM_KEY), Item)
             with opened(self._home, item, name) as payload:
                 _LOG.info("%s fetches %s %s", name, item.kind, item.name)
                 yield from self._sent(name, payload, context)
-
-    @contextmanager
-    def _seat(self, name: DepartmentId) -> Iterator[DepartmentId]:
-        """Count a department's calls.
-
-        Raises:
-            ProtocolError: ``shelf-busy``.
-        """
-        with self._guard:
-            if self._calls[name] >= CALLS_OF_A_MEMBER:
-                raise ProtocolError("shelf-busy", f"{name} has {CALLS_OF_A_MEMBER} calls in progress.")
-            self._calls[name] += 1
-        try:
-            yield name
-        finally:
-            with self._guard:
-                self._calls[name] -= 1
 
     def _sent(self, name: DepartmentId, payload: Payload, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Yield a transfer; whoever is removed meanwhile, or takes too long over it, does not get the rest."""

@@ -69,12 +69,14 @@ class Line:
         cut: ends it from any thread.
         alive: says whether the other side is still there.
         received: bytes that came up on it so far.
+        sending: something goes down on it that the other side may not take, so that its thread hears nothing but a cut.
     """
 
     cut: Callable[[], object]
     alive: Callable[[], bool]
     started: float = 0.0
     received: int = 0
+    sending: bool = True
 
 
 @dataclass
@@ -82,7 +84,6 @@ class _Desk:
     """One department's side of the board."""
 
     question: Question | None = None
-    sending: Question | None = None
     down: Line | None = None
     up: Line | None = None
     last_sign: dt.datetime | None = None
@@ -215,7 +216,7 @@ class Switchboard:
                 if desk.question is None:
                     continue
                 # A reader that hangs would hold this model while the next one is made.
-                late = [line for line in (desk.up, desk.down if desk.sending else None) if line]
+                late = [line for line in (desk.up, desk.down) if line and (line is desk.up or line.sending)]
                 desk.question = None
                 for line in late:
                     line.cut()
@@ -238,7 +239,8 @@ class Switchboard:
     def attached(self, name: DepartmentId, ticket: Ticket, line: Line) -> Iterator[Iterator[Question]]:
         """Attach a department; gives what it is asked, until the session is closed or the call is over.
 
-        The newest call counts: an older one is told so by ``attached-elsewhere`` when it asks for the next question.
+        The newest call counts: an older one is told so by ``attached-elsewhere`` where it waits for the next question,
+        and is cut anywhere else.
 
         Raises:
             ProtocolError: ``session-foreign``.
@@ -247,7 +249,7 @@ class Switchboard:
             over = not self._admit(ticket)
             desk = self._desk(name)
             older, desk.down, desk.last_sign = desk.down, line, self._now()
-            if older is not None and desk.sending is not None:
+            if older is not None and older.sending:
                 older.cut()
             self._changed.notify_all()
         try:
@@ -255,7 +257,7 @@ class Switchboard:
         finally:
             with self._changed:
                 if desk.down is line:
-                    desk.down = desk.sending = None
+                    desk.down = None
 
     def _questions(self, desk: _Desk, ticket: Ticket, line: Line) -> Iterator[Question]:
         """Yield one question after the other."""
@@ -275,15 +277,14 @@ class Switchboard:
             ProtocolError: ``attached-elsewhere``.
         """
         with self._changed:
-            if desk.down is line:
-                desk.sending = None
+            line.sending = False
             while True:
                 if desk.down is not line:
                     raise ProtocolError("attached-elsewhere", "The department has attached in another process.")
                 if ticket in self._closed or not line.alive():
                     return None
                 if desk.question is not None and desk.question.number > after:
-                    desk.sending = desk.question
+                    line.sending = True
                     return desk.question
                 self._changed.wait()
 
@@ -323,7 +324,7 @@ class Switchboard:
             desk = self._desk(name)
             if desk.question is not question:
                 raise _late()
-            desk.question = desk.sending = None
+            desk.question = None
         question.replies.put((name, reply))
 
     def hung_up(self, name: DepartmentId, line: Line) -> None:

@@ -40,6 +40,11 @@ _STATUS = {
 }
 """What a refusal means to the other end; any other one is INVALID_ARGUMENT: do not try that again."""
 
+CALLS_EACH = 3
+"""Of one member at once: one stream, one upload, and one that takes the place of either."""
+
+_SPARE_CALLS = 4  # those that are refused take a place, too, for a moment
+
 
 class UpdateChannel:
     """Serves departments that dial in; implements :class:`shared.transport.Transport` while a session is open.
@@ -70,12 +75,18 @@ class UpdateChannel:
         board: Switchboard | None = None,
     ) -> None:
         self._spool, self._board = spool, board or Switchboard(spool)
-        self._door = Door(name="update channel", port_code="channel-port", member_of=member_of, status=_STATUS)
+        self._door = Door(
+            name="update channel",
+            port_code="channel-port",
+            member_of=member_of,
+            calls_each=CALLS_EACH,
+            status=_STATUS,
+        )
         methods = {
             ATTACH: grpc.stream_stream_rpc_method_handler(self._attach),
             ANSWER: grpc.stream_unary_rpc_method_handler(self._answer),
         }
-        calls = 3 * members + 4  # one stream, one upload and one that takes their place, each
+        calls = CALLS_EACH * members + _SPARE_CALLS
         self._server, self.port = self._door.listen(address, tls, SERVICE, methods, calls=calls)
 
     def open_session(self, run: bytes, limits: Limits) -> Ticket:
@@ -109,8 +120,8 @@ class UpdateChannel:
         The other direction is open and never read: a call that had to bring one message would hold a thread before
         it is looked at, and nobody would have to let go of it.
         """
-        with self._door.named_refusals(context):
-            name, ticket = self._enter(context)
+        with self._door.served(context) as name:
+            ticket = decode(shown(context, TICKET_KEY), Ticket)
             if not context.add_callback(self._board.wake):
                 return
             line = Line(cut=context.cancel, alive=context.is_active)
@@ -125,8 +136,8 @@ class UpdateChannel:
 
     def _answer(self, incoming: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         """Take one reply up into a spool file and hand it over once it is whole."""
-        with self._door.named_refusals(context):
-            name, ticket = self._enter(context)
+        with self._door.served(context) as name:
+            ticket = decode(shown(context, TICKET_KEY), Ticket)
             line = Line(cut=context.cancel, alive=context.is_active)
             try:
                 question = self._board.answering(name, ticket, line)
@@ -149,11 +160,3 @@ class UpdateChannel:
                 self._board.progress(name, line, transfer.received)
             transfer.finish()
             return mapped(file)
-
-    def _enter(self, context: grpc.ServicerContext) -> tuple[DepartmentId, Ticket]:
-        """Return who calls and for which session.
-
-        Raises:
-            ProtocolError: ``certificate-not-admitted``, ``message-malformed``.
-        """
-        return self._door.admit(context), decode(shown(context, TICKET_KEY), Ticket)

@@ -80,7 +80,7 @@ def crooked(original: DeployedCity, tmp_path: Path) -> Iterator[Crooked]:
 
 @contextmanager
 def serving(crooked: Crooked) -> Iterator[None]:
-    door = Door(name="shelf", port_code="shelf-port", member_of=lambda _: DepartmentId(NAME))
+    door = Door(name="shelf", port_code="shelf-port", member_of=lambda _: DepartmentId(NAME), calls_each=4)
     handler = grpc.stream_stream_rpc_method_handler(crooked.serve)
     tls = load_server_tls(crooked.city.authority, now=now())
     server, port = door.listen("127.0.0.1:0", tls, SERVICE, {LIST: handler, FETCH: handler}, calls=4)
@@ -152,7 +152,7 @@ def test_a_transfer_that_is_not_as_announced_leaves_nothing(crooked: Crooked, an
     [
         (grpc.StatusCode.PERMISSION_DENIED, "certificate-not-admitted", "certificate-not-admitted"),
         (grpc.StatusCode.DATA_LOSS, "shelf-changed", "shelf-changed"),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, "shelf-busy", "shelf-busy"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "too-many-calls", "too-many-calls"),
         (grpc.StatusCode.INTERNAL, "\x1b[2Jplease run this", "shelf-refused"),
         (grpc.StatusCode.UNAVAILABLE, "internal-error", "shelf-unreachable"),
     ],

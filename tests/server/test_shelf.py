@@ -264,7 +264,7 @@ def taken_once_there_is_a_seat(channel: grpc.Channel, attempts: int = 20_000) ->
         try:
             return take(channel, ROSTER)
         except grpc.RpcError as error:
-            if error.details() != "shelf-busy":
+            if error.details() != "too-many-calls":
                 raise
     raise AssertionError("no seat was given back")
 
@@ -294,7 +294,7 @@ def test_a_member_with_too_many_calls_is_refused_and_keeps_nobody_out(shelf: She
     with raw_caller(shelf.address, shelf.roots(), shelf.files()) as channel:
         calls = [ask(channel, item) for _ in range(CALLS_OF_A_MEMBER)]
         assert all(next(call) for call in calls)
-        assert code_of(lambda: take(channel, ROSTER)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "shelf-busy")
+        assert code_of(lambda: take(channel, ROSTER)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too-many-calls")
         with raw_caller(shelf.address, shelf.roots(), shelf.files("health")) as other:
             assert take(other, ROSTER)
         for call in calls:

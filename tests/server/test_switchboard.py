@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from threading import Event
 
@@ -64,6 +65,36 @@ def test_what_is_withdrawn_is_cut_and_its_reply_comes_too_late(board: Switchboar
             board.answered(HEALTH, question, memoryview(b"reply"))
         assert caught.value.code == "reply-late"
     assert not board.status()[HEALTH].attached
+
+
+def test_an_older_stream_that_takes_nothing_is_cut_by_the_next_one(board: Switchboard) -> None:
+    ticket = board.open_session(RUN, LIMITS)
+    silent, deaf, waiting, newest = (Call() for _ in range(4))
+    with board.attached(HEALTH, ticket, silent.line()), board.attached(HEALTH, ticket, deaf.line()) as questions:
+        assert silent.cut.is_set(), "it never took the word that it is let in"
+        found: list[bytes] = []
+        with beside(lambda: found.extend(bytes(reply) for _, reply in board.exchange({HEALTH: b"ask"}, timeout_s=5.0))):
+            question = next(questions)
+            board.answered(HEALTH, question, memoryview(b"reply"))
+        assert found == [b"reply"]
+        assert not deaf.cut.is_set()
+        with board.attached(HEALTH, ticket, waiting.line()) as more:
+            assert deaf.cut.is_set(), "it was answered, and its request was never taken"
+            refused: list[str] = []
+
+            def wait() -> None:
+                try:
+                    next(more)
+                except ProtocolError as error:
+                    refused.append(error.code)
+
+            with beside(wait):
+                line = newest.line()
+                while board._desk(HEALTH).down.sending:  # type: ignore[union-attr]  # a line is there
+                    os.sched_yield()
+                with board.attached(HEALTH, ticket, line):
+                    pass
+            assert (refused, waiting.cut.is_set()) == (["attached-elsewhere"], False)
 
 
 def test_an_upload_is_cut_once_the_clock_says_that_it_is_too_slow(board: Switchboard, clock: Clock) -> None:
