@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from shared.codec import Record, load_json
-from shared.errors import SetupError
+from shared.errors import CityFedError, SetupError
 from shared.private_files import make_private_folder, replace_private_file
 
 _LOG = logging.getLogger(__name__)
@@ -95,6 +95,31 @@ class _Child:
         self.process = None
         self.status = msgspec.structs.replace(self.status, pid=0, started="", last_exit=code)
 
+    def pause(self, now: float) -> None:
+        """Put the next start off, for longer with each failure in a row."""
+        self.failures += 1
+        self.not_before = now + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self.failures - 1))
+
+
+@dataclass(frozen=True)
+class _Passing:
+    """Faults that pass: each is logged once until it is over, because a look is made several times in a second."""
+
+    known: dict[str, str] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        """Let what the machine or the outside refuses pass."""
+        try:
+            yield
+        except (OSError, CityFedError) as error:
+            said = error.code if isinstance(error, CityFedError) else error.strerror or type(error).__name__
+            if self.known.get(what) != said:
+                self.known[what] = said
+                _LOG.error("%s: %s; it is tried again", what, said)
+        else:
+            self.known.pop(what, None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Supervisor:
@@ -107,7 +132,7 @@ class Supervisor:
         prepare: called before the first start, when it is sure that no other supervisor is on.
         fault: asked at every look for a reason code for which nothing may run now, empty for none; while there is one
             every process is ended and none is started. Must not raise.
-        each_tick: called between looks at the processes that may run; must not raise.
+        each_tick: called between looks at the processes that may run; an error of the machine or of the outside passes.
         tick_s: pause between two looks, in seconds.
     """
 
@@ -122,6 +147,8 @@ class Supervisor:
     def run(self, stopped: threading.Event) -> None:
         """Start everything and keep it running; returns when stopped and every process has ended.
 
+        What the machine cannot do now, a full disk before all, ends nothing: it is logged, and tried at each look.
+
         Raises:
             SetupError: ``already-running``, ``home-not-writable``.
         """
@@ -130,48 +157,60 @@ class Supervisor:
             _end_orphans(self.folder)
             self.prepare()
             children = [_Child(program) for program in self.programs]
-            present = ""
+            passing, written = _Passing(), None
             try:
                 while not stopped.is_set():
-                    before, present = present, self.fault()
-                    if present:
+                    fault = self.fault()
+                    if fault:
                         self._end(children)
-                    elif [child for child in children if self._look_after(child)]:
-                        self._write(children)
-                    if present != before:
-                        self._write(children, present)
-                    if not present:
-                        self.each_tick()
+                    for child in () if fault else children:
+                        with passing(child.program.name):
+                            self._look_after(child)
+                    seen = (fault, [child.status for child in children])
+                    if seen != written:
+                        with passing(STATUS_FILE):
+                            self._write(children, fault)
+                            written = seen
+                    if not fault:
+                        with passing("the look between"):
+                            self.each_tick()
                     stopped.wait(self.tick_s)
             finally:
                 self._end(children)
                 with contextlib.suppress(OSError):
                     (self.folder / STATUS_FILE).unlink()
 
-    def _look_after(self, child: _Child) -> bool:
-        """Notice an end, start what is due; return whether anything changed."""
-        now, name = self.clock(), child.program.name
-        if child.process is not None:
-            if self._gave_up(child):
-                _end_group(child.process.pid, signal.SIGKILL)
-            code = child.process.poll()
-            if code is None:
-                return False
+    def _look_after(self, child: _Child) -> None:
+        """Notice an end, start what is due."""
+        now = self.clock()
+        if child.process is None:
+            if now >= child.not_before and child.program.due():
+                self._begin(child, now)
+            return
+        code = child.process.poll()
+        if code is not None:
             _end_group(child.process.pid, signal.SIGKILL)  # whatever it left behind
-            child.failures = 1 if now - child.since > _STEADY_S else child.failures + 1
-            child.not_before = now + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (child.failures - 1))
+            child.failures = 0 if now - child.since > _STEADY_S else child.failures
+            child.pause(now)
             child.ended(code)
-            _LOG.warning("%s ended with %d and is started again: see %s", name, code, self._log(child.program))
-            return True
-        if now < child.not_before or not child.program.due():
-            return False
-        child.process, child.since = self._start(child), now
+            _LOG.warning(
+                "%s ended with %d and is started again: see %s", child.program.name, code, self._log(child.program)
+            )
+        elif self._gave_up(child):
+            _end_group(child.process.pid, signal.SIGKILL)
+
+    def _begin(self, child: _Child, now: float) -> None:
+        """Start a process; where that is not possible now, the pause is that of one that ended at once."""
+        try:
+            child.process, child.since = self._start(child), now
+        except OSError:
+            child.pause(now)
+            raise
         pid = child.process.pid
         child.status = msgspec.structs.replace(
             child.status, pid=pid, started=_started(pid), starts=child.status.starts + 1
         )
-        _LOG.info("%s is started", name)
-        return True
+        _LOG.info("%s is started", child.program.name)
 
     def _gave_up(self, child: _Child) -> bool:
         """Return whether a program has written its last word since its start; whole lines are looked at once."""

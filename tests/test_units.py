@@ -64,6 +64,12 @@ def test_a_unit_is_hardly_exposed(installed: Path, name: str) -> None:
     assert (judged.returncode, judged.stderr) == (0, ""), judged.stdout
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_unit_is_started_again_for_as_long_as_it_takes(name: str) -> None:
+    assert settings(name, "StartLimitIntervalSec") == ["0"]
+    assert settings(name, "Restart") == ["on-failure"]
+
+
 @pytest.mark.parametrize(("name", "app"), [(NAMES[0], server.cli.app), (NAMES[1], clients.cli.app)])
 def test_a_unit_starts_a_command_that_exists(name: str, app: typer.Typer) -> None:
     (line,) = settings(name, "ExecStart")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -222,6 +223,42 @@ def test_stopping_where_nothing_is_on_says_so(tmp_path: Path) -> None:
     assert stop_supervisor(tmp_path, patience_s=1.0, wait=lambda _: None) is False
     (tmp_path / STATUS_FILE).write_text('{"supervisor": {"pid": 1, "started": "0"}, "programs": {}}')
     assert stop_supervisor(tmp_path, patience_s=1.0, wait=lambda _: None) is False
+
+
+def test_a_disk_that_takes_nothing_ends_nothing_and_is_written_to_once_it_does(tmp_path: Path) -> None:
+    folder = tmp_path / "service"
+    in_the_way = [folder / STATUS_FILE, folder / "log" / "two.log"]
+    for path in in_the_way:
+        path.mkdir(parents=True)  # whatever account this is, no file can be put here
+    made, looks = tmp_path / "made", list[int]()
+    command = ("/bin/sh", "-c", f"echo $$ >> {made}; exec sleep 600")
+
+    def tick() -> bool:
+        looks.append(1)
+        if len(looks) < 10 or not made.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if len(looks) == 10 or in_the_way[0].is_dir():
+            for path in in_the_way:
+                path.rmdir()
+        return bool(status_of(folder, "one").pid and status_of(folder, "two").pid)
+
+    supervise(folder, program("one", command), program("two"), tick=tick)
+    assert len(made.read_text().split()) == 1, "the process that could be started was never ended"
+
+
+def test_a_fault_that_lasts_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    looks: list[int] = []
+
+    def tick() -> bool:
+        looks.append(1)
+        if len(looks) < 20:
+            raise SetupError("home-not-writable", "Not now.")
+        return True
+
+    supervise(tmp_path, program(), tick=tick)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        "the look between: home-not-writable; it is tried again"
+    ]
 
 
 def test_a_program_that_gave_up_and_does_not_end_is_started_again(tmp_path: Path) -> None:
