@@ -7,6 +7,7 @@ once; the name in a certificate decides nothing.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from shared.certificates import TlsFiles, certificate_digest, load_certificate
 from shared.channel import MAX_FRAME_BYTES
 from shared.errors import CityFedError, ProtocolError, SetupError
 from shared.identity import DepartmentId
+from shared.logs import OnceInAWhile
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class Door:
     status: Mapping[str, grpc.StatusCode] = field(default_factory=dict)
     _calls: Counter[DepartmentId] = field(default_factory=Counter)
     _guard: Lock = field(default_factory=Lock)
+    _refusals: OnceInAWhile = field(default_factory=lambda: OnceInAWhile(time.monotonic))
 
     def listen(
         self, address: str, tls: TlsFiles, service: str, methods: Mapping[str, grpc.RpcMethodHandler], *, calls: int
@@ -127,12 +130,15 @@ class Door:
         gRPC would send the text of an exception. Refused by name are also ``certificate-not-admitted`` and
         ``too-many-calls``.
         """
+        name = None
         try:
             name = self.admit(context)
             with self._counted(name):
                 yield name
         except CityFedError as error:
-            _LOG.warning("a call on the %s was refused: %s", self.name, error.code)
+            times = self._refusals.count((name, error.code))
+            if times:
+                _LOG.warning("the %s refused %s: %s, %d times", self.name, name or "a stranger", error.code, times)
             status = {**_STATUS, **self.status}.get(error.code, grpc.StatusCode.INVALID_ARGUMENT)
             context.abort(status, error.code)
         except grpc.RpcError:  # the call is over: nobody is there to be told

@@ -229,8 +229,8 @@ class Switchboard:
             for name, desk in self._desks.items():
                 line = desk.up
                 if line and self._session.limits.late(line.received, self._clock() - line.started):
-                    desk.up = None
-                    self._note(name, "upload-too-slow")
+                    desk.up, desk.refused = None, "upload-too-slow"
+                    _LOG.warning("the update channel refused %s: %s", name, desk.refused)
                     line.cut()
 
     # --- for one call of one department --------------------------------------------------------------------
@@ -335,18 +335,13 @@ class Switchboard:
                 desk.up = None
 
     def refuse(self, name: DepartmentId, code: str, question: Question | None = None) -> None:
-        """Write a refusal down; with a question, the exchange no longer waits for this department."""
+        """Keep a refusal's reason; with a question, the exchange no longer waits for this department."""
         with self._changed:
-            self._note(name, code)
             desk = self._desk(name)
+            desk.refused = code
             if question is not None and desk.question is question:
                 desk.question = None
                 question.replies.put((name, None))
-
-    def _note(self, name: DepartmentId, code: str) -> None:
-        """Log a refusal and keep its reason."""
-        self._desk(name).refused = code
-        _LOG.warning("the update channel refused %s: %s", name, code)
 
     def _admit(self, ticket: Ticket) -> bool:
         """Say whether a ticket's session is open; one that was closed is over, any other is refused."""

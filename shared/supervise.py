@@ -21,6 +21,7 @@ import msgspec
 
 from shared.codec import Record, load_json
 from shared.errors import CityFedError, SetupError
+from shared.logs import put_aside
 from shared.private_files import make_private_folder, replace_private_file
 
 _LOG = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _STEADY_S = 60.0
 _GRACE_S = 10.0
-_MAX_LOG_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +198,8 @@ class Supervisor:
             )
         elif self._gave_up(child):
             _end_group(child.process.pid, signal.SIGKILL)
+        elif put_aside(self._log(child.program)):
+            child.read = 0
 
     def _begin(self, child: _Child, now: float) -> None:
         """Start a process; where that is not possible now, the pause is that of one that ended at once."""
@@ -230,8 +232,6 @@ class Supervisor:
         """Start one process: its own session, files for this account only, output to its log."""
         program = child.program
         log = self._log(program)
-        if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
-            log.replace(log.with_suffix(".log.1"))
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "ab") as output:
             child.read = output.tell()

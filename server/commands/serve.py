@@ -138,10 +138,11 @@ def logs(run_id: RunArgument, *, home: HomeOption = Path(DEFAULT_HOME)) -> None:
     """Print what the process of a run had to say, as lines of JSON."""
     from server.home import open_home
     from server.runs import run_folder
+    from shared.logs import log_files
 
-    log = run_folder(open_home(home), run_id).log
-    if log.exists():
-        sys.stdout.write(log.read_text("utf-8"))
+    for log in log_files(run_folder(open_home(home), run_id).log):
+        if log.exists():
+            sys.stdout.write(log.read_text("utf-8"))
 
 
 def model(

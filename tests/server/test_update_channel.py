@@ -262,6 +262,19 @@ def test_an_upload_that_drips_is_cut_and_the_others_are_not_held_up() -> None:
         assert city.channel.status()[DepartmentId("health")].refused == "upload-too-slow"
 
 
+def test_a_member_that_is_refused_again_and_again_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    with open_channel(("health",)) as city, raw_channel(city, city.files["health"]) as channel:
+        city.channel._door._refusals.clock = lambda: now[0]
+        ticket = city.channel.open_session(RUN, SMALL)
+        for _ in range(20):
+            assert code_of(lambda: answer(channel, ticket, ())) == (grpc.StatusCode.ABORTED, "reply-late")
+        now[0] = 1.0
+        code_of(lambda: answer(channel, ticket, ()))
+    logged = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert logged == [f"the update channel refused health: reply-late, {times} times" for times in (1, 20)]
+
+
 def test_a_member_that_opens_calls_and_says_nothing_keeps_nobody_out(city: ChannelCity) -> None:
     ticket = city.channel.open_session(RUN, SMALL)
     over, first = Event(), Event()

@@ -17,6 +17,7 @@ from threading import Event
 import pytest
 
 from shared.errors import SetupError
+from shared.logs import MAX_LOG_BYTES, log_files
 from shared.supervise import (
     STATUS_FILE,
     Program,
@@ -259,6 +260,18 @@ def test_a_fault_that_lasts_is_logged_once(tmp_path: Path, caplog: pytest.LogCap
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
         "the look between: home-not-writable; it is tried again"
     ]
+
+
+def test_the_log_of_a_process_that_goes_on_has_an_end(tmp_path: Path) -> None:
+    command = ("/bin/sh", "-c", f"head -c {MAX_LOG_BYTES + 1} /dev/zero; echo more; exec sleep 600")
+    older, newer = log_files(tmp_path / "log" / "one.log")
+    supervise(
+        tmp_path,
+        program(command=command),
+        tick=lambda: older.exists() and older.stat().st_size > MAX_LOG_BYTES and newer.stat().st_size < 10,
+    )
+    assert newer.stat().st_size < 10
+    assert stat.S_IMODE(older.stat().st_mode) == 0o600
 
 
 def test_a_program_that_gave_up_and_does_not_end_is_started_again(tmp_path: Path) -> None:
