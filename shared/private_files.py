@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,13 +16,15 @@ PRIVATE_FOLDER = 0o700
 
 
 def make_private_folder(path: Path) -> None:
-    """Make a folder and its parents so that only this account can enter it.
+    """Make a folder, and those of its parents that are missing, so that only this account can enter them.
 
     Raises:
         SetupError: ``home-not-writable``.
     """
     try:
-        path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        missing = [path, *itertools.takewhile(lambda folder: not folder.exists(), path.parents)]
+        for folder in reversed(missing):  # with `parents` set, mkdir would give them no mode
+            folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
         path.chmod(PRIVATE_FOLDER)
     except OSError as cause:
         raise SetupError("home-not-writable", f"{path} cannot be made a private folder: {cause.strerror}.") from cause

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,6 +308,8 @@ def test_p5_a_changed_backup_and_a_home_with_a_journal_are_refused(lost: Lost, t
 def test_private_keys_are_in_a_backup_only_if_they_are_asked_for(lost: Lost, tmp_path: Path) -> None:
     made = make_backup(lost.city.config(POLICE), tmp_path / "without", keys=False, now=now())
     assert not any("key" in name for name in made.files)
+    folders = [tmp_path / "without", *(path for path in (tmp_path / "without").rglob("*") if path.is_dir())]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}
     assert sorted(path.name for path in lost.after.rglob("*.key")) == ["identity.key", "node.key", "tls.key"]
     refused("keys-missing", lost, tmp_path / "home", tmp_path / "without")
 
