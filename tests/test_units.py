@@ -70,6 +70,15 @@ def test_a_unit_is_started_again_for_as_long_as_it_takes(name: str) -> None:
     assert settings(name, "Restart") == ["on-failure"]
 
 
+def test_every_home_has_an_account_of_its_own_and_lies_in_no_other_home() -> None:
+    for name, own in zip(NAMES, ("authority", "%i"), strict=True):
+        assert settings(name, "User") == settings(name, "Group") == [f"cityfed-{own}"]
+        assert settings(name, "StateDirectory") == [f"cityfed/{own}"]
+        assert settings(name, "StateDirectoryMode") == ["0700"]
+        (start,) = settings(name, "ExecStart")
+        assert f" /var/lib/cityfed/{own}" in start
+
+
 @pytest.mark.parametrize(("name", "app"), [(NAMES[0], server.cli.app), (NAMES[1], clients.cli.app)])
 def test_a_unit_starts_a_command_that_exists(name: str, app: typer.Typer) -> None:
     (line,) = settings(name, "ExecStart")
