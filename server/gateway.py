@@ -14,6 +14,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -86,8 +87,8 @@ def gateway_app(settings: GatewaySettings) -> Starlette:
             app.state.client = client
             yield
 
-    async def forward(request: Request) -> Response:
-        """Pass one request on and bring the answer back."""
+    async def forward(path: str, request: Request) -> Response:
+        """Pass one request on, to the path of its route whatever the caller wrote, and bring the answer back."""
         try:
             async with asyncio.timeout(settings.read_timeout_s):
                 body = await _body(request, settings.max_body_bytes)
@@ -97,13 +98,14 @@ def gateway_app(settings: GatewaySettings) -> Starlette:
             return Response(status_code=413, headers={"connection": "close"})
         headers = {name: value for name, value in request.headers.items() if _passes(name, _REQUEST_HEADERS)}
         try:
-            answer = await request.app.state.client.post(request.url.path, content=body, headers=headers)
+            answer = await request.app.state.client.post(path, content=body, headers=headers)
         except httpx.TransportError:
             return Response(status_code=503)
         kept = {name: value for name, value in answer.headers.items() if _passes(name, _RESPONSE_HEADERS)}
         return Response(answer.content, status_code=answer.status_code, headers=kept)
 
-    app = Starlette(routes=[Route(path, forward, methods=["POST"]) for path in FLEET_ROUTES], lifespan=lifespan)
+    routes = [Route(path, partial(forward, path), methods=["POST"]) for path in FLEET_ROUTES]
+    app = Starlette(routes=routes, lifespan=lifespan)
     app.router.redirect_slashes = False
     return app
 

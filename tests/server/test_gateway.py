@@ -40,7 +40,7 @@ def settings(folder: Path, **changes: object) -> GatewaySettings:
 
 
 def answer(
-    made: GatewaySettings, *, path: str, body: bytes = b"", seen: list[httpx.Request] | None = None
+    made: GatewaySettings, *, path: str, body: bytes = b"", seen: list[httpx.Request] | None = None, root: str = ""
 ) -> httpx.Response:
     """Send one request through the application to a SuperLink that notes it."""
 
@@ -51,7 +51,7 @@ def answer(
     async def send() -> httpx.Response:
         app = gateway_app(made)
         app.state.client = httpx.AsyncClient(transport=httpx.MockTransport(superlink), base_url=made.superlink)
-        transport = httpx.ASGITransport(app=app)
+        transport = httpx.ASGITransport(app=app, root_path=root)
         async with httpx.AsyncClient(transport=transport, base_url="https://gateway", trust_env=False) as client:
             headers = {"flwr-signature": "s", "cookie": "c", "x-forwarded-for": "1", "content-type": "application/x"}
             return await client.post(path, content=body, headers=headers)
@@ -77,6 +77,15 @@ def test_whatever_is_not_on_the_table_is_not_found(tmp_path: Path, path: str) ->
     seen: list[httpx.Request] = []
     assert answer(settings(tmp_path), path=path, seen=seen).status_code == 404
     assert seen == []
+
+
+def test_what_is_asked_of_the_superlink_is_the_path_of_the_route_and_nothing_that_the_caller_wrote(
+    tmp_path: Path,
+) -> None:
+    seen: list[httpx.Request] = []
+    written = f"/v1/control{FLEET_ROUTES[0]}?path=/v1/control"
+    assert answer(settings(tmp_path), path=written, root="/v1/control", seen=seen).status_code == 200
+    assert [request.url.raw_path for request in seen] == [FLEET_ROUTES[0].encode()]
 
 
 def test_a_request_that_is_too_long_is_refused_unread(tmp_path: Path) -> None:
