@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import secrets
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -13,15 +12,14 @@ from pathlib import Path
 from threading import Event
 
 from clients.config import ClientConfig, load_config, load_tls
-from clients.health import health_endpoint
 from shared.certificates import load_certificate
 from shared.expiry import CertificateWatch, Expiry
 from shared.flower import environment
 from shared.keystore import find_private
+from shared.loopback import LOOPBACK, free_port, health_endpoint
 from shared.private_files import make_private_folder, replace_private_file
 from shared.supervise import Program, Supervisor
 
-LOOPBACK = "127.0.0.1"
 GIVEN_UP = b"SSL/TLS handshake error detected."
 """Flower's SuperNode says this when a connection ends in the middle of a handshake, and stays without trying again."""
 
@@ -59,7 +57,7 @@ def run_department(config_path: Path, *, stopped: Event, node: Sequence[str] | N
     make_private_folder(folder / "flower")
     secret = folder / "superexec.secret"
     replace_private_file(secret, secrets.token_hex(32).encode())
-    served = ("--runtime", f"{LOOPBACK}:{_free_port()}", "--secret", str(secret))
+    served = ("--runtime", f"{LOOPBACK}:{free_port()}", "--secret", str(secret))
     inherited = environment(os.environ, folder / "flower")
     programs = (
         Program(
@@ -109,11 +107,3 @@ def own_expiries(config_path: Path, config: ClientConfig, now: dt.datetime) -> t
 def _now() -> dt.datetime:
     """Return the present time, UTC."""
     return dt.datetime.now(dt.UTC)
-
-
-def _free_port() -> int:
-    """Return a port of loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -39,9 +39,9 @@ from shared.certificates import TlsKey
 from shared.errors import SetupError
 from shared.flower import RUN_KEY, bundle_digest, thin_bundle
 from shared.identity import DepartmentId
+from shared.loopback import LOOPBACK
 from shared.private_files import replace_private_file
 
-LOOPBACK = "127.0.0.1"
 _CERTIFICATE_DAYS = 3650
 
 

@@ -24,15 +24,15 @@ from server.config import ServerConfig, load_server, split_address
 from server.expiry import own_expiries
 from server.flower_app import HOME_VARIABLE
 from server.gateway import GatewaySettings, serve_gateway
-from server.health import health_endpoint
 from server.home import AuthorityHome
 from server.resume import Resumer
 from server.roster import load_members
-from server.superlink import LOOPBACK, SuperLink, open_control
+from server.superlink import SuperLink, open_control
 from shared.errors import CityFedError, SetupError
 from shared.expiry import CertificateWatch
 from shared.flower import environment
 from shared.keystore import find_private
+from shared.loopback import LOOPBACK, free_port, health_endpoint
 from shared.private_files import make_private_folder, replace_private_file
 from shared.supervise import Program, Supervisor, read_status
 
@@ -54,7 +54,7 @@ def run_authority(home: AuthorityHome, *, stopped: Event) -> None:
     load_server_tls(home, now=now)
     for folder in (home.service, home.flower):
         make_private_folder(folder)
-    superlink = SuperLink(folder=home.flower, secret=home.superexec_secret, port=_free_port())
+    superlink = SuperLink(folder=home.flower, secret=home.superexec_secret, port=free_port())
     inherited = environment(os.environ, home.flower)
     registrar, resumer = Registrar(home, superlink), Resumer(home, superlink)
 
@@ -201,11 +201,3 @@ def _listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((LOOPBACK, port)) == 0
-
-
-def _free_port() -> int:
-    """Return a port of loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port

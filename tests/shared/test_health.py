@@ -6,22 +6,16 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Event
 
 import httpx
 import pytest
 
-import clients.health
-import server.health
 from shared.errors import SetupError
 from shared.health import HEALTH_PATH, health_answer
+from shared.loopback import free_port, health_endpoint
 from shared.supervise import STATUS_FILE, Program, Supervisor
-
-ENDPOINTS = (clients.health.health_endpoint, server.health.health_endpoint)
-Endpoint = Callable[[int, Path], AbstractContextManager[None]]
 
 
 def program(name: str, *, due: bool) -> Program:
@@ -40,13 +34,6 @@ def answers(folder: Path, *programs: Program) -> tuple[int, dict[str, object]]:
 
     Supervisor(folder=folder, programs=programs, clock=time.monotonic, each_tick=look, tick_s=0.02).run(stopped)
     return found[0][0], json.loads(found[0][1])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_all_processes_on_is_well(tmp_path: Path) -> None:
@@ -70,10 +57,9 @@ def test_no_supervisor_and_a_damaged_status_are_not_well(tmp_path: Path) -> None
     assert health_answer(tmp_path)[0] == 503
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_one_path_is_served_on_loopback(tmp_path: Path, endpoint: Endpoint) -> None:
+def test_one_path_is_served_on_loopback(tmp_path: Path) -> None:
     port = free_port()
-    with endpoint(port, tmp_path), httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+    with health_endpoint(port, tmp_path), httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         assert client.get(HEALTH_PATH).status_code == 503
         assert client.get("/").status_code == 404
         assert client.post(HEALTH_PATH).status_code == 501
@@ -81,11 +67,10 @@ def test_one_path_is_served_on_loopback(tmp_path: Path, endpoint: Endpoint) -> N
         socket.create_connection(("127.0.0.1", port))
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_no_port_is_no_endpoint_and_a_taken_one_is_told(tmp_path: Path, endpoint: Endpoint) -> None:
-    with endpoint(0, tmp_path), socket.socket() as taken:
+def test_no_port_is_no_endpoint_and_a_taken_one_is_told(tmp_path: Path) -> None:
+    with health_endpoint(0, tmp_path), socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(SetupError) as caught, endpoint(taken.getsockname()[1], tmp_path):
+        with pytest.raises(SetupError) as caught, health_endpoint(taken.getsockname()[1], tmp_path):
             pass
     assert caught.value.code == "health-port"

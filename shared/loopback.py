@@ -1,23 +1,38 @@
-"""The health endpoint of `cityfed-server up`: loopback only, one path, see :mod:`shared.health`."""
+"""What both sides' `up` does on loopback: a free port, and the health endpoint with its one path.
+
+The one file of this package that opens sockets, and none of them leaves the machine.
+"""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Final
 
 from shared.errors import SetupError
 from shared.health import HEALTH_PATH, health_answer
 
-LOOPBACK = "127.0.0.1"
-_READ_TIMEOUT_S = 5.0
+LOOPBACK: Final = "127.0.0.1"
+_READ_TIMEOUT_S: Final = 5.0
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextmanager
 def health_endpoint(port: int, folder: Path) -> Iterator[None]:
-    """Answer beside the caller's thread for as long as the block runs.
+    """Say on :data:`~shared.health.HEALTH_PATH` how a role's processes fare, for as long as the block runs.
+
+    It answers beside the caller's thread.
 
     Args:
         port: TCP port on loopback; 0 for no endpoint.
