@@ -125,7 +125,7 @@ class Attack:
 
     def crooked(self) -> None:
         """Uploads of a member that are not what they should be; the number of the open request is found by trying."""
-        long = Payload(MAX_MESSAGE_BYTES, GOOD.digest, GOOD.read)
+        long = Payload(MAX_MESSAGE_BYTES, GOOD.read)
         for number in itertools.count(1):
             found = self.upload(next(frames(number, long)))
             if found[1] != "reply-late":
@@ -134,7 +134,7 @@ class Attack:
         self.refused["oversized"] = found
         self.refused["replayed transfer"] = self.upload(*frames(number - 1, GOOD))
         first = encode(Chunk(number=number, offset=0, data=memoryview(b"01234")))
-        start = encode(Start(number=number, length=GOOD.length, digest=GOOD.digest))
+        start = encode(Start(number=number, length=GOOD.length))
         self.refused["replayed chunk"] = self.upload(start, first, first)
         self.refused["slow drip"] = self.drip(start, first)
 
