@@ -15,26 +15,19 @@ from typing import Protocol
 import safetensors
 import safetensors.numpy
 
+from server.epochs import StandingEpoch
 from server.records import RoundSummary
 from server.release import write_tensors
 from server.replay import LONG_BYTES, ReplayingTransport, RoundLog
 from shared.codec import Encoded, Record, decode, encode
 from shared.errors import JournalError
-from shared.identity import DepartmentId, Signed
+from shared.identity import DepartmentId
 from shared.model_file import file_digest
 from shared.parameters import Vector
 from shared.private_files import make_private_folder, replace_private_file, replacing_private_file
 from shared.transport import Transport
 
 STATE_FILE = "state.msgpack"
-
-
-class StandingEpoch(Record, frozen=True, kw_only=True):
-    """An epoch as the coordinator got it: who takes part, their signed adverts and seals."""
-
-    members: tuple[str, ...]
-    adverts: dict[str, Signed]
-    seals: dict[str, Signed]
 
 
 class Progress(Record, frozen=True, kw_only=True):

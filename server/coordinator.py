@@ -7,16 +7,16 @@ Flower's grid or any other :class:`~shared.transport.Transport`.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 from msgspec.structs import replace
 
 from server.aggregation import take_mean
-from server.checkpoint import Checkpoints, NoCheckpoints, Progress, RoundTransport, SavedRun, StandingEpoch
-from server.exchange import NO_ANSWER, encode_once, hand_over
+from server.checkpoint import Checkpoints, NoCheckpoints, Progress, RoundTransport, SavedRun
+from server.epochs import Epoch, open_epoch, restore_epoch
+from server.exchange import Asker, guarded, require_enough
 from server.heads import KnownHeads
 from server.optimizer import ServerOptimizer
 from server.records import (
@@ -36,36 +36,21 @@ from shared.errors import ProtocolError, RoundAbortedError
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, open_signed, sign_record
 from shared.journal import EntryKind, Journal
 from shared.messages import (
-    AdvertReply,
     ClosedRound,
     CloseReply,
     CloseRound,
     ConfirmReply,
     HeadReceipt,
     MaskedUpdate,
-    OpenEpoch,
-    Request,
     Reveal,
-    SealReply,
     UpdateRequest,
 )
 from shared.parameters import Vector, model_hash, vector_to_bytes
 from shared.plan import Plan
 from shared.privacy.extras import NoisedMetric, noised_metrics
-from shared.secagg.server import EpochCollector, RoundCollector
+from shared.secagg.server import RoundCollector
 from shared.secagg.terms import round_terms
 from shared.transport import Transport
-
-R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class _Epoch:
-    """A standing epoch and the seals that ride on its first update request."""
-
-    collector: EpochCollector
-    members: tuple[str, ...]
-    seals: Mapping[str, Signed]
 
 
 @dataclass(kw_only=True)
@@ -74,7 +59,7 @@ class Coordinator:
 
     Attributes:
         plan: the plan; ``signed_plan`` are the bytes that the departments verify.
-        roster: the city's roster, likewise with its signed bytes.
+        signed_roster: the city's roster, verified; a round that began under an older one ends under that one.
         authority: the key that signed the plan; closes rounds.
         transport: carries bytes to departments and back.
         journal: the authority's own journal.
@@ -85,7 +70,6 @@ class Coordinator:
 
     plan: Plan
     signed_plan: Signed
-    roster: Roster
     signed_roster: Signed
     authority: IdentityKey
     transport: Transport
@@ -95,9 +79,10 @@ class Coordinator:
     step_timeout_s: float = 600.0
     checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
     _epoch_number: int = 0
-    _epoch: _Epoch | None = None
+    _epoch: Epoch | None = None
     _optimizer: ServerOptimizer = field(init=False)
     _carrier: RoundTransport = field(init=False, repr=False)  # there is none before the first round
+    _asker: Asker = field(init=False, repr=False)
     _hashed: tuple[Vector, bytes] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -152,26 +137,28 @@ class Coordinator:
             RoundAbortedError: when no sum over enough departments can be had; nothing was revealed.
         """
         with self.checkpoints.open_round(number, self.transport) as self._carrier:
+            self._asker = Asker(
+                number=number, carrier=self._carrier, timeout_s=self.step_timeout_s, missing=self._missing
+            )
             # 1 cohort
             self._phase(number, "cohort")
-            epoch = self._epoch or self._open_epoch(number)
-            self._epoch = epoch
+            epoch = self._stand()
             collector = self._collector(epoch, number, model)
             # 2 request updates
             self._phase(number, "update")
             self._collect_updates(epoch, collector, number, model)
             # 3 check pair commitments: unequal means unequal model, participants or settings
-            self._guarded(collector.check_commitments)
+            guarded(collector.check_commitments)
             # 4 confirm survivors, if any dropped
             self._phase(number, "confirm")
-            questions = self._guarded(collector.confirm_requests)
-            self._ask(number, "confirm", questions, ConfirmReply, collector.receive_confirmation)
+            questions = guarded(collector.confirm_requests)
+            self._asker.ask("confirm", questions, ConfirmReply, collector.receive_confirmation)
             # 5 reveal
             self._phase(number, "reveal")
-            self._ask(number, "reveal", self._guarded(collector.reveal_requests), Reveal, collector.receive_reveal)
+            self._asker.ask("reveal", guarded(collector.reveal_requests), Reveal, collector.receive_reveal)
             # 6 unmask the ring sum, 7 mean and optimiser step, 8 gate
             self._phase(number, "unmask")
-            total = self._guarded(collector.unmask)
+            total = guarded(collector.unmask)
             survivors = tuple(collector.survivors)
             metrics = noised_metrics(total[self.plan.layout.size :], self.plan, survivors)
             optimizer, moved = self._optimizer.step(model, take_mean(total, self.plan, survivors))
@@ -180,7 +167,7 @@ class Coordinator:
             self._optimizer = optimizer
             # 9 countersigned receipt and audit
             self._phase(number, "close")
-            digest = self._close(number, collector, moved, metrics, final=final)
+            digest = self._close(epoch.roster, collector, moved, metrics, final=final)
         dropouts = tuple(name for name in epoch.members if name not in survivors)
         if dropouts:
             self._epoch = None  # membership changed: the next round opens a new epoch
@@ -201,109 +188,73 @@ class Coordinator:
         self._log(EntryKind.RESUMED, RunResumed(run=self._run, round=progress.next_round))
         self._optimizer = self._optimizer.restored(saved.vectors)
         self._epoch_number = progress.epoch_number
-        self._epoch = None if progress.epoch is None else self._restored(progress.epoch, progress.epoch_number)
+        if progress.epoch is not None:
+            self._epoch = restore_epoch(self._run, progress.epoch_number, progress.epoch)
         model = saved.vectors["model"]
         self.plan.layout.check(model)
         return progress, model
 
-    def _restored(self, stored: StandingEpoch, number: int) -> _Epoch:
-        """Collect a standing epoch again from what was signed then."""
-        collector = EpochCollector(self._run, number, stored.members, self.roster)
-        for name, advert in stored.adverts.items():
-            collector.receive_advert(name, AdvertReply(advert=advert))
-        for name, seals in stored.seals.items():
-            collector.receive_seals(name, SealReply(seals=seals))
-        return _Epoch(collector=collector, members=stored.members, seals=collector.seals_for())
-
     def _save(self, progress: Progress, model: Vector) -> Progress:
         """Keep the state between two rounds."""
-        epoch = self._epoch
-        standing = (
-            None
-            if epoch is None
-            else StandingEpoch(members=epoch.members, adverts=epoch.collector.adverts(), seals=dict(epoch.seals))
-        )
-        progress = replace(progress, epoch_number=self._epoch_number, epoch=standing)
+        epoch = self._epoch.standing if self._epoch else None
+        progress = replace(progress, epoch_number=self._epoch_number, epoch=epoch)
         self.checkpoints.save(SavedRun(progress, {"model": model, **self._optimizer.moments()}))
         return progress
 
     # --- steps ---------------------------------------------------------------------------------------------
 
-    def _open_epoch(self, number: int) -> _Epoch:
-        """Adverts, then seals (protocol 2); whoever misses a step is not in this epoch."""
+    def _stand(self) -> Epoch:
+        """Return the epoch that stands, or open one: a round goes on under the roster with which it began."""
+        roster = decode(self._carrier.once("roster", lambda: encode(self.signed_roster)), Signed)
+        if self._epoch is None or self._epoch.standing.roster != roster:
+            self._epoch = open_epoch(self._asker, self.plan, self.signed_plan, roster, self._number_epoch)
+            opened = self._epoch.standing
+            ready = EpochReady(run=self._run, epoch=self._epoch.number, members=opened.members, adverts=opened.adverts)
+            self._log(EntryKind.EPOCH, ready)
+        return self._epoch
+
+    def _number_epoch(self) -> int:
+        """Return the number of the next attempt at an epoch."""
         self._epoch_number += 1
-        members: Sequence[str] = self.plan.cohort
-        while True:
-            invited, members = self._adverts(number, members)
-            requests = self._guarded(invited.seal_requests)
-            taken = self._ask(number, "seal", requests, SealReply, invited.receive_seals)
-            if taken == tuple(members):
-                break
-            members = taken
-            self._epoch_number += 1  # somebody left between advert and seal: the others begin anew
-        adverts = invited.adverts()
-        ready = EpochReady(run=self._run, epoch=self._epoch_number, members=tuple(members), adverts=adverts)
-        self._log(EntryKind.EPOCH, ready)
-        return _Epoch(collector=invited, members=tuple(members), seals=invited.seals_for())
+        return self._epoch_number
 
-    def _adverts(self, number: int, asked: Sequence[str]) -> tuple[EpochCollector, tuple[str, ...]]:
-        """Ask for adverts until everybody who was named in the cohort has answered."""
-        while True:
-            self._require_enough(number, asked)
-            collector = EpochCollector(self._run, self._epoch_number, tuple(asked), self.roster)
-            invitation = OpenEpoch(
-                run=self._run,
-                epoch=self._epoch_number,
-                cohort=tuple(asked),
-                plan=self.signed_plan,
-                roster=self.signed_roster,
-            )
-            requests = dict.fromkeys(asked, invitation)
-            answered = self._ask(number, "advert", requests, AdvertReply, collector.receive_advert)
-            if answered == tuple(asked):
-                return collector, answered
-            asked = answered
-            self._epoch_number += 1
-
-    def _require_enough(self, number: int, members: Sequence[str]) -> None:
-        """Refuse to go on below the plan's floor."""
-        floor = max(self.plan.aggregation.min_contributors, self.plan.aggregation.threshold)
-        if len(members) < floor:
-            raise RoundAbortedError(
-                "below-threshold", f"Round {number}: {len(members)} departments take part, the plan needs {floor}."
-            )
-
-    def _collector(self, epoch: _Epoch, number: int, model: Vector) -> RoundCollector:
+    def _collector(self, epoch: Epoch, number: int, model: Vector) -> RoundCollector:
         """Fix the round's terms, the same ones that every department computes itself."""
         terms = round_terms(
             self.plan,
-            epoch_id=epoch.collector.epoch_id,
+            epoch_id=epoch.name,
             round_number=number,
             participants=epoch.members,
             model_hash=self._hash(model),
         )
-        return RoundCollector(terms, self.roster)
+        return RoundCollector(terms, epoch.roster)
 
-    def _collect_updates(self, epoch: _Epoch, collector: RoundCollector, number: int, model: Vector) -> None:
+    def _collect_updates(self, epoch: Epoch, collector: RoundCollector, number: int, model: Vector) -> None:
         """Send the model, add each masked vector to the ring sum as it arrives."""
         request = UpdateRequest(
             run=self._run,
-            epoch=self._epoch_number,
+            epoch=epoch.number,
             round=number,
             participants=epoch.members,
             model=vector_to_bytes(model),
-            seals=dict(epoch.seals),
+            seals=epoch.standing.seals,
         )
         requests = dict.fromkeys(epoch.members, request)
-        receive = self._heads.guard(number, self.roster, collector.receive_update)
-        self._ask(number, "update", requests, MaskedUpdate, receive)
-        self._require_enough(number, tuple(collector.survivors))
+        receive = self._heads.guard(number, epoch.roster, collector.receive_update)
+        self._asker.ask("update", requests, MaskedUpdate, receive)
+        require_enough(self.plan, number, collector.survivors)
 
     def _close(
-        self, number: int, collector: RoundCollector, model: Vector, metrics: tuple[NoisedMetric, ...], *, final: bool
+        self,
+        roster: Roster,
+        collector: RoundCollector,
+        model: Vector,
+        metrics: tuple[NoisedMetric, ...],
+        *,
+        final: bool,
     ) -> bytes:
         """Sign the round's account once, collect countersignatures, write both down; return the model's hash."""
-        digest = self._hash(model)
+        number, digest = collector.terms.round, self._hash(model)
         account = self._carrier.once(
             "account", lambda: encode(self._account(number, collector, digest, metrics, final=final))
         )
@@ -311,12 +262,12 @@ class Coordinator:
         heads: dict[str, Signed] = {}
 
         def keep(name: DepartmentId, reply: CloseReply) -> None:
-            receipt = open_signed(self.roster.members[name], "head-receipt", reply.receipt, HeadReceipt)
+            receipt = open_signed(roster.members[name], "head-receipt", reply.receipt, HeadReceipt)
             if receipt.department != name or receipt.closed_hash != sha256(message.closed.body):
                 raise ProtocolError("head-receipt-foreign", f"The countersignature of {name} is for something else.")
             heads[name] = reply.receipt
 
-        self._ask(number, "close", dict.fromkeys(collector.survivors, message), CloseReply, keep)
+        self._asker.ask("close", dict.fromkeys(collector.survivors, message), CloseReply, keep)
         self._log(EntryKind.COUNTERSIGNED, Countersigned(run=self._run, round=number, receipts=heads))
         return digest
 
@@ -356,47 +307,11 @@ class Coordinator:
 
     # --- plumbing ------------------------------------------------------------------------------------------
 
-    def _ask(
-        self,
-        number: int,
-        step: str,
-        requests: Mapping[str, Request],
-        kind: type[R],
-        receive: Callable[[DepartmentId, R], object],
-    ) -> tuple[str, ...]:
-        """Send requests and hand each reply to a collector as it arrives; nothing here holds on to one.
-
-        Whoever gives no usable reply, or one that the collector refuses, is missing by name. Returns who counted, in
-        roster order.
-        """
-        if not requests:
-            return ()
-        waiting, taken = {DepartmentId(name) for name in requests}, []
-        for name, raw in self._carrier.exchange(encode_once(requests), timeout_s=self.step_timeout_s):
-            if name in waiting:  # nobody answers twice, nor unasked
-                waiting.remove(name)
-                status = hand_over(name, raw, kind, receive)
-                if status is None:
-                    taken.append(name)
-                else:
-                    self._missing(number, step, name, status)
-            del raw  # or it would be here until the next one has come
-        for name in sorted(waiting):
-            self._missing(number, step, name, NO_ANSWER)
-        return tuple(sorted(taken))
-
     def _hash(self, model: Vector) -> bytes:
         """Return the hash of a model; that of the newest one is known, which ends one round and begins the next."""
         if self._hashed is None or self._hashed[0] is not model:
             self._hashed = (model, model_hash(model))
         return self._hashed[1]
-
-    def _guarded(self, step: Callable[[], R]) -> R:
-        """Turn a protocol failure of the whole round into an abort by name."""
-        try:
-            return step()
-        except ProtocolError as error:
-            raise RoundAbortedError(error.code, error.message) from error
 
     def _abort(self, number: int, error: RoundAbortedError) -> None:
         """Write a failed round down; the next attempt starts with a fresh epoch."""

@@ -1,19 +1,67 @@
-"""Around one exchange: requests become bytes once, and each reply is read and handed on as it arrives."""
+"""The exchanges of one round: requests become bytes once, and each reply is read and handed on as it arrives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 from shared.codec import Encoded, encode
-from shared.errors import ProtocolError
+from shared.errors import ProtocolError, RoundAbortedError
 from shared.identity import DepartmentId
 from shared.messages import Refusal, Reply, Request, decode_reply
+from shared.plan import Plan
+from shared.transport import Transport
 
 R = TypeVar("R")
 
 NO_ANSWER = "no-answer"
 """What stands for a department that said nothing, or something that was not asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asker:
+    """Asks departments in the steps of one round.
+
+    Attributes:
+        number: the round.
+        carrier: carries bytes to departments and back.
+        timeout_s: how long one step waits for the slowest department, in seconds.
+        missing: hears of each department without a usable answer: round, step, department, reason code.
+    """
+
+    number: int
+    carrier: Transport
+    timeout_s: float
+    missing: Callable[[int, str, str, str], None]
+
+    def ask(
+        self,
+        step: str,
+        requests: Mapping[str, Request],
+        kind: type[R],
+        receive: Callable[[DepartmentId, R], object],
+    ) -> tuple[str, ...]:
+        """Send requests and hand each reply to a collector as it arrives; nothing here holds on to one.
+
+        Whoever gives no usable reply, or one that the collector refuses, is missing by name. Returns who counted, in
+        roster order.
+        """
+        if not requests:
+            return ()
+        waiting, taken = {DepartmentId(name) for name in requests}, []
+        for name, raw in self.carrier.exchange(encode_once(requests), timeout_s=self.timeout_s):
+            if name in waiting:  # nobody answers twice, nor unasked
+                waiting.remove(name)
+                status = hand_over(name, raw, kind, receive)
+                if status is None:
+                    taken.append(name)
+                else:
+                    self.missing(self.number, step, name, status)
+            del raw  # or it would be here until the next one has come
+        for name in sorted(waiting):
+            self.missing(self.number, step, name, NO_ANSWER)
+        return tuple(sorted(taken))
 
 
 def encode_once(requests: Mapping[str, Request]) -> dict[DepartmentId, bytes]:
@@ -35,3 +83,28 @@ def hand_over(
     except ProtocolError as error:
         return error.code
     return reply.status if isinstance(reply, Refusal) else NO_ANSWER
+
+
+def guarded(step: Callable[[], R]) -> R:
+    """Turn a protocol failure of the whole round into an abort by name.
+
+    Raises:
+        RoundAbortedError: with the code of the failure.
+    """
+    try:
+        return step()
+    except ProtocolError as error:
+        raise RoundAbortedError(error.code, error.message) from error
+
+
+def require_enough(plan: Plan, number: int, members: tuple[str, ...]) -> None:
+    """Refuse to go on below the plan's floor.
+
+    Raises:
+        RoundAbortedError: ``below-threshold``.
+    """
+    floor = max(plan.aggregation.min_contributors, plan.aggregation.threshold)
+    if len(members) < floor:
+        raise RoundAbortedError(
+            "below-threshold", f"Round {number}: {len(members)} departments take part, the plan needs {floor}."
+        )

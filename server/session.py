@@ -89,7 +89,6 @@ def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier
         coordinator = Coordinator(
             plan=plan,
             signed_plan=submitted.plan,
-            roster=members.roster,
             signed_roster=members.signed,
             authority=load_plan_key(home),
             transport=AttendedTransport(channel, config.attend_timeout_s),

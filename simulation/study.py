@@ -171,7 +171,6 @@ class SeedStudy:
         coordinator = Coordinator(
             plan=world.plan,
             signed_plan=world.signed_plan,
-            roster=world.roster,
             signed_roster=world.signed_roster,
             authority=world.authority,
             transport=transport,

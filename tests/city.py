@@ -114,7 +114,6 @@ class City:
         return Coordinator(
             plan=world.plan,
             signed_plan=world.signed_plan,
-            roster=world.roster,
             signed_roster=world.signed_roster,
             authority=world.authority,
             transport=transport,

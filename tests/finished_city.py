@@ -50,7 +50,6 @@ def run_published(city: DeployedCity, digest: str, *, without: Collection[str] =
         coordinator = Coordinator(
             plan=plan,
             signed_plan=signed,
-            roster=members.roster,
             signed_roster=members.signed,
             authority=load_plan_key(home),
             transport=InMemoryTransport({name: item.handle for name, item in participants.items()}),

@@ -104,7 +104,6 @@ def coordinator_over(world: World, transport: Transport, observer: Observer) -> 
     return Coordinator(
         plan=world.plan,
         signed_plan=world.signed_plan,
-        roster=world.roster,
         signed_roster=world.signed_roster,
         authority=world.authority,
         transport=transport,

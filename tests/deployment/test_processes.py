@@ -90,7 +90,6 @@ def simulated(city: DeployedCity, journals: Path, signed: Signed, plan: Plan) ->
         return Coordinator(
             plan=plan,
             signed_plan=signed,
-            roster=members.roster,
             signed_roster=members.signed,
             authority=load_plan_key(city.authority),
             transport=InMemoryTransport(peers),

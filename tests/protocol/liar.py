@@ -325,7 +325,6 @@ class Liar:
             yield Coordinator(
                 plan=self.plan,
                 signed_plan=self.world.signed_plan,
-                roster=self.world.roster,
                 signed_roster=self.world.signed_roster,
                 authority=self.world.authority,
                 transport=InMemoryTransport(peers),
