@@ -5,20 +5,33 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import msgspec
 
 from server.home import AuthorityHome
-from server.runs import INTERRUPTED, RunFolder, run_folders
-from server.superlink import SuperLink, open_control
+from server.runs import INTERRUPTED, RunFolder, RunStatus, run_folders
+from server.superlink import Control, SuperLink, open_control
 from shared.errors import CityFedError
 from shared.supervise import read_status
 
 _LOG = logging.getLogger(__name__)
 _LOOK_S = 2.0
-MOST_STARTS = 5
-"""So often `cityfed-server up` starts a run again; a run that needs more has failed."""
+_FIRST_PAUSE_S = 10.0
+_LONGEST_PAUSE_S = 600.0
+MOST_STARTS = 20
+"""So often `cityfed-server up` starts a run again that finishes no round; then it has failed. With growing pauses in
+between a full disk may last for two hours."""
+
+
+@dataclass(frozen=True)
+class _Tries:
+    """How often a run was started again since it last finished a round, and when it may be next."""
+
+    rounds: int
+    starts: int = 0
+    not_before: float = 0.0
 
 
 @dataclass
@@ -29,38 +42,46 @@ class Resumer:
         home: the authority's home.
         superlink: where to.
         clock: monotonic time in seconds.
+        control_of: opens the control interface.
     """
 
     home: AuthorityHome
     superlink: SuperLink
     clock: Callable[[], float] = time.monotonic
+    control_of: Callable[[SuperLink], AbstractContextManager[Control]] = open_control
     _not_before: float = 0.0
-    _starts: dict[str, int] = field(default_factory=dict)
+    _tries: dict[str, _Tries] = field(default_factory=dict)
 
     def look(self) -> None:
-        """Submit what was interrupted; a SuperLink that is not there yet gets it later."""
+        """Submit what was interrupted; a SuperLink or a disk that does not take it now gets it later."""
         if self.clock() < self._not_before:
             return
         self._not_before = self.clock() + _LOOK_S
         try:
             for folder in run_folders(self.home):
-                if folder.status().code == INTERRUPTED or never_began(self.superlink, folder):
-                    self._again(folder)
+                status = folder.status()
+                if status.code == INTERRUPTED or never_began(self.superlink, folder):
+                    self._again(folder, status)
         except CityFedError as error:
             _LOG.info("no run was started again: %s", error.code)
+        except OSError as error:
+            _LOG.warning("no run was started again: %s", type(error).__name__)
 
-    def _again(self, folder: RunFolder) -> None:
-        """Submit one run again, under the same id."""
-        name = folder.path.name
-        if self._starts.get(name, 0) >= MOST_STARTS:
-            folder.give_up(f"The process of the run ended {MOST_STARTS} times.")
+    def _again(self, folder: RunFolder, status: RunStatus) -> None:
+        """Submit one run again, under the same id, unless it was started too often or a moment ago."""
+        name, service = folder.path.name, read_status(self.home.service)
+        tries = self._tries.get(name)
+        if tries is None or status.rounds > tries.rounds:
+            tries = _Tries(status.rounds)
+        if service is None or self.clock() < tries.not_before:
             return
-        service = read_status(self.home.service)
-        if service is None:
+        if tries.starts >= MOST_STARTS:
+            folder.give_up(f"The process of the run ended {MOST_STARTS} times. {status.message}")
             return
-        with open_control(self.superlink) as control:
+        with self.control_of(self.superlink) as control:
             flower_run = control.start(name)
-        self._starts[name] = self._starts.get(name, 0) + 1
+        pause = min(_FIRST_PAUSE_S * 2**tries.starts, _LONGEST_PAUSE_S)
+        self._tries[name] = _Tries(tries.rounds, tries.starts + 1, self.clock() + pause)
         _LOG.warning("run %s was interrupted and goes on from its checkpoint", name)
         folder.write_submitted(msgspec.structs.replace(folder.submitted(), flower_run=flower_run))
         folder.wait_for_process(service.supervisor)

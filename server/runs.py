@@ -86,7 +86,7 @@ class RunStatus(Record, frozen=True, kw_only=True):
         missing: who gave no usable answer last, and where; a department that finished a later round is not in it.
         signs: every department of the cohort.
         code: reason of a failure.
-        message: the same in one sentence.
+        message: the same in one sentence; of an interrupted run what its process met, if it said so.
     """
 
     state: State
@@ -168,14 +168,13 @@ class RunFolder:
         status = self._read("status.json", RunStatus)
         if status.state in _FINISHED or is_alive(status.process):
             return status
-        return msgspec.structs.replace(
-            status, state="failed", code=INTERRUPTED, message="The process of the run ended before the run did."
-        )
+        message = status.message or "The process of the run ended before the run did."
+        return msgspec.structs.replace(status, state="failed", code=INTERRUPTED, message=message)
 
     def wait_for_process(self, process: ProgramStatus) -> None:
         """Write down that the run is submitted again; until it has a process of its own, another one answers for it."""
         status = self._read("status.json", RunStatus)
-        self.write(msgspec.structs.replace(status, state="submitted", process=process, phase=""))
+        self.write(msgspec.structs.replace(status, state="submitted", process=process, phase="", code="", message=""))
 
     def give_up(self, message: str) -> None:
         """Write down that an interrupted run does not go on."""

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import msgspec
 
@@ -42,6 +43,11 @@ from shared.supervise import process_status
 
 _LOG = logging.getLogger(__name__)
 
+PASSING: Final = frozenset(
+    {"spool-unusable", "journal-unwritable", "journal-locked", "channel-port", "home-not-writable"}
+)
+"""Faults of this machine that may pass; a run that meets one is interrupted and goes on from its checkpoint."""
+
 CarrierOf = Callable[[Mapping[DepartmentId, int]], GridTransport]
 """Makes the carrier of invitations from Flower's node ids."""
 
@@ -49,7 +55,8 @@ CarrierOf = Callable[[Mapping[DepartmentId, int]], GridTransport]
 def conduct(home: AuthorityHome, run: str, carrier_of: CarrierOf) -> None:
     """Conduct a run that was submitted, or go on with one whose process was ended.
 
-    Why a run failed is written down and raised; a run that is only interrupted stays one that can go on.
+    Why a run failed is written down and raised; a run that is only interrupted, or that met a fault of
+    :data:`PASSING`, stays one that can go on.
 
     Args:
         home: the authority's home.
@@ -57,7 +64,7 @@ def conduct(home: AuthorityHome, run: str, carrier_of: CarrierOf) -> None:
         carrier_of: how invitations travel.
 
     Raises:
-        CityFedError: why the run failed.
+        CityFedError: why the run failed, or does not go on for now.
     """
     folder = RunFolder(home.runs / run)
     log_json(file=folder.log)
@@ -65,7 +72,10 @@ def conduct(home: AuthorityHome, run: str, carrier_of: CarrierOf) -> None:
     try:
         _conduct(home, folder, progress, carrier_of)
     except CityFedError as error:
-        progress.fail(error.code, error.message)
+        if error.code in PASSING:
+            progress.interrupt(error)
+        else:
+            progress.fail(error.code, error.message)
         raise
     except BaseException:
         if folder.stop.exists():
@@ -105,8 +115,8 @@ def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier
         finally:
             channel.close_session()
             invitations.close()
-            progress.see(channel, invitations)
             channel.stop()
+            progress.see(channel, invitations)
     write_model(folder.path / MODEL_FILE, result.model, plan)
 
 
@@ -141,6 +151,11 @@ class Progress:
         """The run is over without a model."""
         _LOG.error("the run failed: %s", code)
         self.change(state="failed", code=code, message=message)
+
+    def interrupt(self, error: CityFedError) -> None:
+        """The run does not go on in this process; the code stands there until the process has ended."""
+        _LOG.error("the run is interrupted: %s", error.code)
+        self.change(code=error.code, message=error.message)
 
     def see(self, channel: UpdateChannel, invitations: Invitations) -> None:
         """Write down who is there."""

@@ -23,7 +23,8 @@ from shared.supervise import ProgramStatus, read_status
 
 _LOOK_S = 0.5
 _PATIENCE = 60
-"""So many looks a run is waited for that was interrupted or never began: `cityfed-server up` starts it again."""
+"""So many looks a run is waited for that never began, or was interrupted while `cityfed-server up` is off, which would
+start it again."""
 
 
 def submit_run(home: AuthorityHome, digest: str, *, now: dt.datetime) -> RunFolder:
@@ -106,7 +107,8 @@ def watch_run(
             tell(status)
             seen = status
         lost = status.state == "submitted" and never_began(find_superlink(home), folder)
-        patience = patience - 1 if lost or status.code == INTERRUPTED else _PATIENCE
+        left = status.code == INTERRUPTED and read_status(home.service) is None
+        patience = patience - 1 if lost or left else _PATIENCE
         if lost and patience <= 0:
             raise RoundAbortedError("run-not-started", f"Flower could not start the run: see {home.service / 'log'}.")
         if status.state == "failed" and (status.code != INTERRUPTED or patience <= 0):

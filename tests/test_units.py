@@ -117,3 +117,10 @@ def test_a_department_whose_keys_are_credentials_is_in_order_and_so_is_what_up_s
     command = supernode_command(config.parent, load_config(config), "127.0.0.1:1", tmp_path / "secret")
     assert str(credentials / "node.key") in command
     assert environment(os.environ, tmp_path)["CREDENTIALS_DIRECTORY"] == str(credentials)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_callers_who_only_hold_connections_do_not_use_up_a_units_descriptors(name: str) -> None:
+    """Without a line of its own a unit gets systemd's soft limit of 1024."""
+    (limit,) = settings(name, "LimitNOFILE")
+    assert int(limit) >= 1 << 16

@@ -1,0 +1,110 @@
+"""An interrupted run is started again, less and less often while it finishes no round, and at last no more."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import pytest
+
+from server.home import AuthorityHome
+from server.resume import MOST_STARTS, Resumer
+from server.runs import RunFolder, RunStatus, Submitted
+from server.superlink import Control, SuperLink
+from shared.codec import dump_json
+from shared.errors import SetupError
+from shared.identity import Signed
+from shared.private_files import make_private_folder
+from shared.supervise import STATUS_FILE, ProgramStatus, Status, process_status
+from tests.deployed_city import now
+
+ALIVE, GONE = process_status(os.getpid()), ProgramStatus(pid=os.getpid(), started="1")
+RUN = "ab" * 32
+
+
+@dataclass
+class Authority:
+    """An authority whose SuperLink takes every run, and a clock that a test turns."""
+
+    home: AuthorityHome
+    folder: RunFolder
+    resumer: Resumer
+    time: float = 0.0
+    started: list[float] = field(default_factory=list)
+    fault: Exception | None = None
+
+    def start(self, run: str) -> int:
+        assert run == RUN
+        if self.fault:
+            raise self.fault
+        self.started.append(self.time)
+        return len(self.started)
+
+    def interrupt(self, *, rounds: int = 0) -> None:
+        self.folder.write(RunStatus(state="running", process=GONE, since=now(), rounds=rounds, message="Full."))
+
+    def until(self, time: float, *, rounds: int = 0) -> None:
+        """Look every second; the process of the run ends at once whenever it is started."""
+        while self.time < time and self.folder.status().code != "run-given-up":
+            before = len(self.started)
+            self.resumer.look()
+            if len(self.started) > before:
+                self.interrupt(rounds=rounds)
+            self.time += 1.0
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    home = AuthorityHome(tmp_path)
+    make_private_folder(home.service)
+    (home.service / STATUS_FILE).write_bytes(dump_json(Status(supervisor=ALIVE, programs={})))
+    folder = RunFolder(home.runs / RUN)
+    folder.submit(Submitted(plan=Signed(body=b"plan", signature=bytes(64)), nodes={}), process=ALIVE, now=now())
+    superlink = SuperLink(folder=home.flower, secret=home.superexec_secret, port=1)
+    resumer = Resumer(home, superlink, clock=lambda: authority.time)
+    authority = Authority(home, folder, resumer)
+    resumer.control_of = lambda _superlink: nullcontext(cast("Control", authority))
+    authority.interrupt()
+    return authority
+
+
+def test_the_pauses_grow_and_a_run_that_gets_nowhere_is_given_up(authority: Authority) -> None:
+    authority.until(4 * 3600.0)
+    pauses = [after - before for before, after in zip(authority.started, authority.started[1:], strict=False)]
+    assert len(authority.started) == MOST_STARTS
+    assert pauses[:3] == [10.0, 20.0, 40.0]
+    assert max(pauses) == pauses[-1] == 600.0
+    assert authority.started[-1] > 3600.0, "a disk may be full for an hour"
+    status = authority.folder.status()
+    assert (status.state, status.code) == ("failed", "run-given-up")
+    assert status.message.endswith("Full.")
+
+
+def test_a_run_that_finishes_rounds_is_never_given_up(authority: Authority) -> None:
+    for rounds in range(2 * MOST_STARTS):
+        authority.interrupt(rounds=rounds)
+        authority.until(authority.time + 3.0, rounds=rounds)
+    assert len(authority.started) == 2 * MOST_STARTS
+
+
+@pytest.mark.parametrize("fault", [SetupError("superlink-unreachable", "Away."), OSError("No descriptor is left.")])
+def test_a_run_waits_for_a_superlink_and_a_machine_that_come_back(authority: Authority, fault: Exception) -> None:
+    authority.fault = fault
+    authority.until(60.0)
+    assert authority.started == []
+    authority.fault = None
+    authority.until(200.0)
+    assert authority.started
+
+
+def test_nothing_is_started_while_the_authority_is_off(authority: Authority) -> None:
+    (authority.home.service / STATUS_FILE).unlink()
+    authority.until(60.0)
+    assert authority.started == []
+    assert authority.folder.status() == msgspec.structs.replace(
+        authority.folder.status(), state="failed", code="run-interrupted"
+    )
