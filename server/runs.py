@@ -2,6 +2,7 @@
 
 ::
 
+    runs/lock                held while somebody submits a run
     runs/RUN/                the run's id in hex
     ├── run.json              what was submitted: plan, Flower's number, node ids
     ├── status.json           how it stands; written again and again while it goes on
@@ -34,6 +35,9 @@ _FINISHED: Final = frozenset({"completed", "failed"})
 
 INTERRUPTED: Final = "run-interrupted"
 """Code of a run whose process ended before the run did."""
+
+STOPPED: Final = "run-stopped"
+STOPPED_MESSAGE: Final = "Somebody at the authority has stopped the run."
 
 R = TypeVar("R", bound=Record)
 
@@ -100,6 +104,11 @@ class RunStatus(Record, frozen=True, kw_only=True):
     code: str = ""
     message: str = ""
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run waits for a process, has one, or has lost it and waits for the next."""
+        return self.state not in _FINISHED or self.code == INTERRUPTED
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -160,13 +169,18 @@ class RunFolder:
         replace_private_file(self.path / "status.json", dump_json(status))
 
     def status(self) -> RunStatus:
-        """Read how the run stands; one whose process is gone has failed.
+        """Read how the run stands; one whose process is gone has failed, for good if somebody has stopped it.
 
         Raises:
             ConfigError: ``run-unknown``, ``json-content``.
         """
         status = self._read("status.json", RunStatus)
-        if status.state in _FINISHED or is_alive(status.process):
+        if status.state in _FINISHED:
+            return status
+        alive = is_alive(status.process)
+        if self.stop.exists() and not (alive and status.state == "running"):
+            return msgspec.structs.replace(status, state="failed", code=STOPPED, message=STOPPED_MESSAGE)
+        if alive:
             return status
         message = status.message or "The process of the run ended before the run did."
         return msgspec.structs.replace(status, state="failed", code=INTERRUPTED, message=message)

@@ -28,7 +28,7 @@ from server.members import LiveMembers
 from server.release import write_model
 from server.results import RoundResult
 from server.roster import load_members
-from server.runs import Missing, RunFolder, Sign
+from server.runs import STOPPED, STOPPED_MESSAGE, Missing, RunFolder, Sign
 from server.update_channel import UpdateChannel
 from shared.certificates import TlsFiles
 from shared.channel import limits_of
@@ -71,21 +71,21 @@ def conduct(home: AuthorityHome, run: str, carrier_of: CarrierOf) -> None:
     progress = Progress(folder)
     try:
         _conduct(home, folder, progress, carrier_of)
-    except CityFedError as error:
-        if error.code in PASSING:
-            progress.interrupt(error)
-        else:
-            progress.fail(error.code, error.message)
-        raise
-    except BaseException:
+    except BaseException as error:
         if folder.stop.exists():
-            progress.fail("run-stopped", "Somebody at the authority has stopped the run.")
+            progress.fail(_stopped())
+        elif isinstance(error, CityFedError) and error.code in PASSING:
+            progress.interrupt(error)
+        elif isinstance(error, CityFedError):
+            progress.fail(error)
         raise
     progress.change(state="completed", phase="")
 
 
 def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier_of: CarrierOf) -> None:
     """Open everything, run, close everything."""
+    if folder.stop.exists():  # only now, when the status says which process to tell
+        raise _stopped()
     config, submitted = load_server(home), folder.submitted()
     plan = accept_plan(submitted.plan, load_city(home).plan_key)
     members = load_members(home)
@@ -120,6 +120,11 @@ def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier
     write_model(folder.path / MODEL_FILE, result.model, plan)
 
 
+def _stopped() -> RoundAbortedError:
+    """What has become of a run that somebody has stopped."""
+    return RoundAbortedError(STOPPED, STOPPED_MESSAGE)
+
+
 def _open_channel(home: AuthorityHome, config: ServerConfig, *, members: int) -> UpdateChannel:
     """Listen for departments; whose certificate counts is read from the home at every request."""
     tls: TlsFiles = load_server_tls(home, now=_now())
@@ -147,10 +152,10 @@ class Progress:
                 self._status = changed
                 self._folder.write(changed)
 
-    def fail(self, code: str, message: str) -> None:
+    def fail(self, error: CityFedError) -> None:
         """The run is over without a model."""
-        _LOG.error("the run failed: %s", code)
-        self.change(state="failed", code=code, message=message)
+        _LOG.error("the run failed: %s", error.code)
+        self.change(state="failed", code=error.code, message=error.message)
 
     def interrupt(self, error: CityFedError) -> None:
         """The run does not go on in this process; the code stands there until the process has ended."""

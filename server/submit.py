@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import signal
@@ -59,17 +60,20 @@ def submit_run(home: AuthorityHome, digest: str, *, now: dt.datetime) -> RunFold
 
 
 def stop_run(home: AuthorityHome, run: str) -> None:
-    """Tell the process of a run to stop; the run has failed then.
+    """Stop a run for good, whether it waits for a process, has one, or has lost it.
 
     Raises:
         ConfigError: ``run-unknown``, ``run-ambiguous``, ``run-over``.
     """
     folder = run_folder(home, run)
     status = folder.status()
-    if status.state != "running":
+    if not status.goes_on:
         raise ConfigError("run-over", f"Run {folder.path.name} does not go on: it is {status.state}.")
     folder.stop.touch(mode=0o600)
-    os.kill(status.process.pid, signal.SIGTERM)
+    status = folder.status()  # only now: a process that wrote its status after the file was there has seen it
+    if status.state == "running":
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(status.process.pid, signal.SIGTERM)
 
 
 def _check(home: AuthorityHome, plan: Plan, now: dt.datetime) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -12,47 +11,21 @@ import msgspec
 import pytest
 
 from server.audit import OWNER, department_receipts
-from server.city import load_plan_key
 from server.config import load_server, split_address
 from server.grid import GridTransport
 from server.home import AuthorityHome
-from server.roster import admit, read_request
-from server.runs import RunFolder, Submitted
+from server.runs import RunFolder
 from server.session import PASSING, conduct
-from shared.errors import CityFedError, SetupError
-from shared.identity import DepartmentId, IdentityKey, sign_record
+from server.submit import stop_run
+from shared.errors import CityFedError, ConfigError, RoundAbortedError, SetupError
+from shared.identity import DepartmentId
 from shared.journal import Journal
-from shared.plan import PLAN_LABEL
-from shared.supervise import ProgramStatus, process_status
-from tests.deployed_city import enrol, found, load_city, now
-from tests.server.small_plan import plan_with
-
-ALIVE, GONE = process_status(os.getpid()), ProgramStatus(pid=os.getpid(), started="1")
+from tests.server.small_home import ALIVE, GONE, small_home, submitted
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> AuthorityHome:
-    """A city with one member, and ports that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        home = found(tmp_path, channel_port=probe.getsockname()[1])
-    enrolled = enrol(
-        tmp_path / "police",
-        "police",
-        city_file=home.city,
-        city_fingerprint=load_city(home).fingerprint(),
-        policy_owner_key=IdentityKey.generate().public.hex(),
-    )
-    admit(home, read_request(enrolled.request), fingerprint_typed=enrolled.fingerprint, now=now())
-    return home
-
-
-def submitted(home: AuthorityHome) -> RunFolder:
-    plan = plan_with(dict.fromkeys(("environment", "health", "police"), 1.0))
-    folder = RunFolder(home.runs / plan.run_id().hex())
-    signed = sign_record(load_plan_key(home), PLAN_LABEL, plan)
-    folder.submit(Submitted(plan=signed, nodes={}), process=ALIVE, now=now())
-    return folder
+    return small_home(tmp_path)
 
 
 def failing(code: str) -> Callable[[Mapping[DepartmentId, int]], GridTransport]:
@@ -114,3 +87,45 @@ def test_the_authoritys_journal_can_be_looked_at_while_a_run_begins(home: Author
         assert list(department_receipts(home.journal)) == []
     with Journal.read(home.journal, owner=OWNER):
         assert conducted(home, submitted(home), "comes-so-far") == "comes-so-far"
+
+
+# --- stopped ----------------------------------------------------------------------------------------------------
+
+
+def verdict(folder: RunFolder) -> tuple[str, str]:
+    status = folder.status()
+    return status.state, status.code
+
+
+@pytest.mark.parametrize("code", ["spool-unusable", "something-else"])
+def test_a_run_that_was_told_to_stop_ends_as_stopped_whatever_it_meets(home: AuthorityHome, code: str) -> None:
+    folder = submitted(home)
+
+    def stopped_meanwhile(nodes: Mapping[DepartmentId, int]) -> GridTransport:
+        folder.stop.touch()
+        return failing(code)(nodes)
+
+    with pytest.raises(SetupError):
+        conduct(home, folder.path.name, stopped_meanwhile)
+    assert verdict(folder) == ("failed", "run-stopped")
+
+
+def test_an_interrupted_run_that_is_stopped_is_over(home: AuthorityHome) -> None:
+    folder = submitted(home, process=GONE)
+    assert verdict(folder) == ("failed", "run-interrupted")
+    stop_run(home, folder.path.name)
+    assert verdict(folder) == ("failed", "run-stopped")
+    with pytest.raises(ConfigError) as caught:
+        stop_run(home, folder.path.name)
+    assert caught.value.code == "run-over"
+
+
+def test_a_run_that_is_stopped_before_it_has_a_process_opens_nothing_when_it_gets_one(home: AuthorityHome) -> None:
+    folder = submitted(home)
+    stop_run(home, folder.path.name)
+    assert verdict(folder) == ("failed", "run-stopped")
+    with pytest.raises(RoundAbortedError) as caught:
+        conduct(home, folder.path.name, failing("never-comes-so-far"))
+    assert caught.value.code == "run-stopped"
+    assert verdict(folder) == ("failed", "run-stopped")
+    assert not home.journal.exists()
