@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fcntl
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -18,8 +20,10 @@ from server.runs import INTERRUPTED, RunFolder, RunStatus, Submitted, run_folder
 from server.superlink import open_control
 from server.up import find_superlink
 from shared.errors import ConfigError, RoundAbortedError, SetupError
+from shared.identity import Signed
 from shared.model_file import read_model
 from shared.plan import Plan
+from shared.private_files import PRIVATE_FILE, make_private_folder
 from shared.supervise import ProgramStatus, read_status
 
 _LOOK_S = 0.5
@@ -43,7 +47,13 @@ def submit_run(home: AuthorityHome, digest: str, *, now: dt.datetime) -> RunFold
         SetupError: ``authority-off``, ``superlink-unreachable``, ``superlink-refused``.
     """
     signed, plan = load_published(home, digest)
-    _check(home, plan, now)
+    with _one_at_a_time(home):
+        _check(home, plan, now)
+        return _submit(home, signed, plan, now)
+
+
+def _submit(home: AuthorityHome, signed: Signed, plan: Plan, now: dt.datetime) -> RunFolder:
+    """Write down what is submitted, and hand it to the SuperLink."""
     members, service = load_members(home), read_status(home.service)
     with open_control(find_superlink(home)) as control:
         nodes = control.enrol(members.node_keys)
@@ -76,6 +86,18 @@ def stop_run(home: AuthorityHome, run: str) -> None:
             os.kill(status.process.pid, signal.SIGTERM)
 
 
+@contextmanager
+def _one_at_a_time(home: AuthorityHome) -> Iterator[None]:
+    """Let nobody else submit between the look at the other runs and the new one's folder."""
+    make_private_folder(home.runs)
+    lock = os.open(home.runs / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 def _check(home: AuthorityHome, plan: Plan, now: dt.datetime) -> None:
     """Refuse what every department would refuse, before anybody is called."""
     if not plan.valid_from <= now.date() <= plan.valid_until:
@@ -83,9 +105,9 @@ def _check(home: AuthorityHome, plan: Plan, now: dt.datetime) -> None:
     strangers = set(plan.cohort) - set(load_members(home).roster.members)
     if strangers:
         raise ConfigError("cohort-not-admitted", f"Not on the roster: {', '.join(sorted(strangers))}.")
-    active = [folder.path.name for folder in run_folders(home) if folder.status().state in {"submitted", "running"}]
+    active = [folder.path.name for folder in run_folders(home) if folder.status().goes_on]
     if active:
-        raise ConfigError("run-active", f"Run {active[0]} goes on; runs follow one another.")
+        raise ConfigError("run-active", f"Run {active[0]} goes on or will; wait for its end, or stop it.")
     read_model(home.model(plan.initial_model_sha256), plan.layout)
 
 
