@@ -19,6 +19,7 @@ from flwr.serverapp import Grid, ServerApp
 from server.coordinator import Coordinator
 from server.grid import GridTransport
 from server.home import AuthorityHome
+from server.replies import only_small_replies
 from server.results import RunResult
 from server.session import conduct
 from shared.flower import RUN_KEY
@@ -77,7 +78,7 @@ def _deployed_app() -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         """Conduct the run that was submitted under the id in the run's settings."""
         home = AuthorityHome(Path(os.environ[HOME_VARIABLE]))
-        conduct(home, str(context.run_config[RUN_KEY]), lambda nodes: GridTransport(grid, nodes))
+        conduct(home, str(context.run_config[RUN_KEY]), lambda nodes: GridTransport(only_small_replies(grid), nodes))
 
     return deployed
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import httpx
 
@@ -24,6 +25,9 @@ _LOG = logging.getLogger(__name__)
 
 LONGEST_S = 7 * 24 * 3600.0
 """How long Flower keeps an invitation, in seconds."""
+
+_AT_ONCE = 16
+"""So many departments are asked after in one look."""
 
 
 @dataclass
@@ -76,26 +80,46 @@ class Invitations:
                 deadline = now + self.farewell_s
             elif not waiting or now >= deadline:
                 return
-            try:
-                self._look(waiting, due, now)
-            except httpx.HTTPError as error:  # the SuperLink is away: the session goes on without it
-                _LOG.warning("Flower does not answer: %s", type(error).__name__)
-            self.each_look()
+            _outlive(partial(self._look, waiting, due, now))
+            _outlive(self.each_look)
             if self._closed.wait(self.poll_s):
                 self.carrier.sleep(self.carrier.poll_s)
 
     def _look(self, waiting: dict[str, DepartmentId], due: dict[DepartmentId, float], now: float) -> None:
-        """Call whoever is due, take what came back."""
-        if not self._closed.is_set():
-            called = set(waiting.values())
-            calls = {name: self.invitation for name in due if name not in called and due[name] <= now}
-            waiting.update(self.carrier.push(calls, ttl_s=LONGEST_S))
-        before = set(waiting.values())
-        for name, reply in self.carrier.pull(tuple(waiting), waiting):
-            self.left[name] = _status(reply)
-            _LOG.info("%s has left the session: %s", name, self.left[name])
-        for name in before - set(waiting.values()):
-            due[name] = now + self.pause_s
+        """Call whoever is due, take what came back: from some at a time, in turns, one after the other."""
+        called = set(waiting.values())
+        for name in () if self._closed.is_set() else self.cohort:
+            if name not in called and due[name] <= now:
+                waiting.update(self.carrier.push({name: self.invitation}, ttl_s=LONGEST_S))
+        for message_id in tuple(waiting)[:_AT_ONCE]:
+            name = waiting.pop(message_id)
+            waiting[message_id] = name  # at the end of the line
+            if self._hear(message_id, name):
+                del waiting[message_id]
+                due[name] = now + self.pause_s
+
+    def _hear(self, message_id: str, name: DepartmentId) -> bool:
+        """Return whether there is a reply to one message, whatever is in it."""
+        asked = {message_id: name}
+        try:
+            for _, reply in self.carrier.pull((message_id,), asked):
+                self.left[name] = _status(reply)
+                _LOG.info("%s has left the session: %s", name, self.left[name])
+        except (httpx.HTTPError, OSError):  # the SuperLink is away, or this machine is short of something
+            raise
+        except Exception as error:  # noqa: BLE001 - a member decides what Flower meets in its reply
+            _LOG.warning("the reply of %s cannot be read: %s", name, type(error).__name__)
+            self.left[name] = "message-malformed"
+            return True
+        return not asked
+
+
+def _outlive(step: Callable[[], None]) -> None:
+    """Do something that may fail: the session outlives a SuperLink that is away and a full disk."""
+    try:
+        step()
+    except Exception as error:  # noqa: BLE001 - whatever it is, nobody else calls the departments back
+        _LOG.warning("a look for those who left has failed: %s", type(error).__name__)
 
 
 def _status(reply: bytes) -> str:

@@ -1,7 +1,7 @@
 """What the adapters rely on in Flower, and what they do with messages that are not as they should be.
 
 A new release of Flower fails here first: read its changes, adapt `clients/flower_app.py`, `server/flower_app.py`,
-`server/grid.py` and `simulation/grid.py`, then move the version below.
+`server/grid.py`, `server/replies.py` and `simulation/grid.py`, then move the version below.
 """
 
 from __future__ import annotations

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from threading import Event
+from types import SimpleNamespace
+from typing import cast
 
 import httpx
 import pytest
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import (
+    Metadata,
+    ObjectTree,
+    PullObjectRequest,
+    PullObjectResponse,
+)
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
+from flwr.supercore.inflatable.inflatable_object import get_object_id
+from flwr.supercore.run import Run as FlowerRun
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.superlink.grid import HttpGrid
 
 from clients.flower_app import client_app
 from server.grid import GridTransport
 from server.invitations import Invitations
+from server.replies import MOST_OBJECTS, only_small_replies
 from shared.codec import encode
 from shared.identity import DepartmentId
 from shared.session import Left, LeftStatus
@@ -134,3 +149,83 @@ def test_closing_waits_for_the_last_word_of_those_who_stay_and_calls_nobody_agai
     calls.close()
     assert calls.left[POLICE] == "closed"
     assert police.invited == [b"ticket"]
+
+
+# --- what a member or a machine can do to the calls -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [OSError("No space is left."), RuntimeError("Something else.")])
+def test_a_look_at_who_is_there_that_fails_ends_nothing(error: Exception) -> None:
+    health, looks = Node("unavailable"), []
+
+    def met() -> bool:
+        looks.append(True)
+        if len(looks) < 3:
+            raise error
+        return len(health.invited) == 1
+
+    until(met, Slow({11: health, 12: Node()}))
+
+
+EVIL = ConfigRecord({"a": 1}).deflate()
+"""An object that Flower's SuperLink takes for the root of a reply, and that is no message."""
+
+
+class EvilSuperLink:
+    """Tells of a reply of the police's, of which nothing is as it should be."""
+
+    def __init__(self, objects: int) -> None:
+        self.objects = objects
+        self.pulled = 0
+        client = SimpleNamespace(
+            PullMessages=self.replies, PullObject=self.content, ConfirmMessageReceived=lambda _request: None
+        )
+        self.client = cast("RuntimeHttpClient", client)
+
+    def replies(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:
+        if "message-12" not in request.message_ids:
+            return PullAppMessagesResponse()
+        root = get_object_id(EVIL)
+        tree = ObjectTree(object_id=root, children=[ObjectTree(object_id=root)] * (self.objects - 1))
+        reply = ProtoMessage(metadata=Metadata(message_id=root, reply_to_message_id="message-12"))
+        return PullAppMessagesResponse(messages_list=[reply], message_object_trees=[tree])
+
+    def content(self, request: PullObjectRequest) -> PullObjectResponse:
+        self.pulled += 1
+        return PullObjectResponse(object_found=True, object_available=True, object_content=EVIL)
+
+
+class Calling(GridTransport):
+    """Names each message after its node, so that one that is sent again has the same name."""
+
+    def push(self, requests: Mapping[DepartmentId, bytes], *, ttl_s: float) -> dict[str, DepartmentId]:
+        CALLED.extend(requests)
+        return {f"message-{self.nodes[name]}": name for name in requests}
+
+
+CALLED: list[DepartmentId] = []
+
+
+@pytest.mark.parametrize(("objects", "pulled"), [(1, True), (MOST_OBJECTS, True), (MOST_OBJECTS + 1, False)])
+def test_a_members_reply_that_flower_cannot_read_is_dropped_and_the_calls_go_on(objects: int, pulled: bool) -> None:
+    """Nothing of a reply with too many objects is fetched."""
+    CALLED.clear()
+    superlink, done = EvilSuperLink(objects), Event()
+    grid = HttpGrid(token="none")
+    grid._client = superlink.client
+    grid.set_run(FlowerRun.create_empty(run_id=1))
+    calls = Invitations(
+        Calling(only_small_replies(grid), NODES, poll_s=0.001),
+        tuple(NODES),
+        b"ticket",
+        pause_s=0.0,
+        poll_s=0.001,
+        farewell_s=0.0,
+        each_look=lambda: done.set() if CALLED.count(POLICE) > 2 else None,
+    )
+    calls.open()
+    assert done.wait(10.0), "the police were called back"
+    calls.close()
+    assert calls.left == {POLICE: "message-malformed"}
+    assert CALLED.count(HEALTH) == 1
+    assert (superlink.pulled > 0) is pulled
