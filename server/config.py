@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from server.home import AuthorityHome
 from shared.codec import Record, load_toml
 from shared.errors import ConfigError
 from shared.identity import DEPARTMENT_NAME
+
+
+class Timeouts(NamedTuple):
+    """How long a step waits for the slowest department, in seconds.
+
+    Attributes:
+        update_s: the step in which departments train.
+        answer_s: every other one, which takes a department moments.
+    """
+
+    update_s: float = 3600.0
+    answer_s: float = 120.0
+
+    def of(self, step: str) -> float:
+        """Return that of one step."""
+        return self.update_s if step == "update" else self.answer_s
 
 
 class ServerConfig(Record, frozen=True, kw_only=True):
@@ -21,7 +38,8 @@ class ServerConfig(Record, frozen=True, kw_only=True):
         channel: host and port of the update channel, as departments dial it.
         shelf: host and port of the shelf, as departments dial it.
         weights: folder of the base weights, relative to this file; empty when no plan needs any.
-        step_timeout_s: how long one step of a round waits for the slowest department, in seconds.
+        step_timeout_s: how long the step in which departments train waits for the slowest one, in seconds.
+        answer_timeout_s: how long every other step of a round waits for the slowest department, in seconds.
         attend_timeout_s: how long a step waits for a department that is not attached, in seconds.
         health_port: where `up` says on loopback how its processes fare; 0 for nowhere.
     """
@@ -34,16 +52,22 @@ class ServerConfig(Record, frozen=True, kw_only=True):
     shelf: str
     weights: str = ""
     step_timeout_s: float = 3600.0
+    answer_timeout_s: float = 120.0
     attend_timeout_s: float = 60.0
     health_port: int = 0
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """Those of a round's steps."""
+        return Timeouts(update_s=self.step_timeout_s, answer_s=self.answer_timeout_s)
 
     def __post_init__(self) -> None:
         if not DEPARTMENT_NAME.fullmatch(self.city):
             raise ValueError("`city` is a lower-case name such as `metropolis`")
         if not self.hosts:
             raise ValueError("`hosts` names at least one host")
-        if not (self.step_timeout_s > 0 and self.attend_timeout_s > 0):
-            raise ValueError("`step_timeout_s` and `attend_timeout_s` are above 0")
+        if not min(self.step_timeout_s, self.answer_timeout_s, self.attend_timeout_s) > 0:
+            raise ValueError("`step_timeout_s`, `answer_timeout_s` and `attend_timeout_s` are above 0")
         if not 0 <= self.health_port < 1 << 16:
             raise ValueError("`health_port` lies in 0..65535")
         for address in (self.fleet, self.channel, self.shelf):

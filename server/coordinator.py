@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from server.aggregation import take_mean
 from server.checkpoint import Checkpoints, NoCheckpoints, Progress, RoundTransport, SavedRun
+from server.config import Timeouts
 from server.epochs import Epoch, open_epoch, restore_epoch
 from server.exchange import Asker, guarded, require_enough
 from server.heads import KnownHeads
@@ -64,7 +65,7 @@ class Coordinator:
         transport: carries bytes to departments and back.
         journal: the authority's own journal.
         clock: returns the present time, UTC.
-        step_timeout_s: how long one step waits for the slowest department, in seconds.
+        timeouts: how long a step waits for the slowest department.
         checkpoints: where the run's state is kept, so that another process can go on with it.
     """
 
@@ -76,7 +77,7 @@ class Coordinator:
     journal: Journal
     clock: Callable[[], dt.datetime]
     observer: RunObserver = field(default_factory=SilentObserver)
-    step_timeout_s: float = 600.0
+    timeouts: Timeouts = field(default_factory=Timeouts)
     checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
     _epoch_number: int = 0
     _epoch: Epoch | None = None
@@ -137,9 +138,7 @@ class Coordinator:
             RoundAbortedError: when no sum over enough departments can be had; nothing was revealed.
         """
         with self.checkpoints.open_round(number, self.transport) as self._carrier:
-            self._asker = Asker(
-                number=number, carrier=self._carrier, timeout_s=self.step_timeout_s, missing=self._missing
-            )
+            self._asker = Asker(number=number, carrier=self._carrier, timeouts=self.timeouts, missing=self._missing)
             # 1 cohort
             self._phase(number, "cohort")
             epoch = self._stand()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from server.config import Timeouts
 from shared.codec import Encoded, encode
 from shared.errors import ProtocolError, RoundAbortedError
 from shared.identity import DepartmentId
@@ -26,13 +27,13 @@ class Asker:
     Attributes:
         number: the round.
         carrier: carries bytes to departments and back.
-        timeout_s: how long one step waits for the slowest department, in seconds.
+        timeouts: how long a step waits for the slowest department.
         missing: hears of each department without a usable answer: round, step, department, reason code.
     """
 
     number: int
     carrier: Transport
-    timeout_s: float
+    timeouts: Timeouts
     missing: Callable[[int, str, str, str], None]
 
     def ask(
@@ -50,7 +51,7 @@ class Asker:
         if not requests:
             return ()
         waiting, taken = {DepartmentId(name) for name in requests}, []
-        for name, raw in self.carrier.exchange(encode_once(requests), timeout_s=self.timeout_s):
+        for name, raw in self.carrier.exchange(encode_once(requests), timeout_s=self.timeouts.of(step)):
             if name in waiting:  # nobody answers twice, nor unasked
                 waiting.remove(name)
                 status = hand_over(name, raw, kind, receive)

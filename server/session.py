@@ -106,7 +106,7 @@ def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier
             clock=_now,
             observer=progress,
             checkpoints=CheckpointFolder(folder.state),
-            step_timeout_s=config.step_timeout_s,
+            timeouts=config.timeouts,
         )
         invitations.open()
         try:

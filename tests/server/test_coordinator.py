@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,15 +13,16 @@ import pytest
 from clients.records import StepAnswered
 from clients.training.noise import RandomSource, UnsafeSeededSource
 from clients.training.train import settings_of, train_round
+from server.config import Timeouts
 from server.records import Countersigned, DepartmentMissing, RoundDone, RoundFailed, RunEnded
 from shared.codec import decode, sha256
 from shared.errors import ProtocolError, RoundAbortedError
 from shared.identity import DepartmentId, open_signed
 from shared.journal import EntryKind, Journal
-from shared.messages import HeadReceipt, Receipt, Reveal, RevealRequest
+from shared.messages import HeadReceipt, Receipt, Reveal, RevealRequest, decode_request
 from shared.parameters import Vector
 from shared.secagg.ring import fraction_bits, project
-from simulation.network import Fault, InMemoryTransport
+from simulation.network import STEP_OF, Fault, InMemoryTransport
 from tests.city import FOUR, City, open_city, permit, small_scenario
 from tests.eavesdropper import Eavesdropper
 
@@ -291,3 +293,32 @@ def test_p5_every_answer_is_in_the_departments_journal(finished: tuple[City, Eav
         ]
         sent = {sha256(item.reply) for item in ear.heard if item.department == name}
         assert {item.reply_hash for item in answers} <= sent
+
+
+# --- waiting ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Timed:
+    """A transport that notes how long each step would have waited."""
+
+    carrier: InMemoryTransport
+    waits: list[tuple[str, float]] = field(default_factory=list)
+
+    def exchange(
+        self, requests: Mapping[DepartmentId, bytes], *, timeout_s: float
+    ) -> Iterator[tuple[DepartmentId, bytes]]:
+        step = STEP_OF[type(decode_request(next(iter(requests.values()))))]
+        self.waits.append((step, timeout_s))
+        return self.carrier.exchange(requests, timeout_s=timeout_s)
+
+
+def test_only_the_step_in_which_departments_train_waits_long(tmp_path: Path) -> None:
+    """A silent department costs every other step no more than a short wait."""
+    lost = Fault(department=HEALTH, step="update", kind="drop-reply")
+    with open_city(tmp_path, small_scenario(tmp_path, rounds=1)) as city:
+        timed = Timed(InMemoryTransport(city.peers, (lost,)))
+        coordinator = city.coordinator(timed)
+        coordinator.timeouts = Timeouts(update_s=3.0, answer_s=2.0)
+        coordinator.run(city.basis.initial)
+    assert timed.waits == [(step, 3.0 if step == "update" else 2.0) for step in STEP_OF.values()]
