@@ -103,7 +103,9 @@ def request_rotation(config_path: Path, *, new_identity: bool) -> Enrolled:
     config, home = load_config(config_path), config_path.parent
     if waiting := [path for path in _key_files(home, config) if _next(path).exists()]:
         raise ConfigError(
-            "rotation-pending", f"{_next(waiting[0])} waits for the city's answer: install that, or remove the file."
+            "rotation-pending",
+            f"{_next(waiting[0])} waits for the city's answer: install that; if it was lost, "
+            f"hand {REQUEST_FILE} in again, and remove the file only if the city never saw the request.",
         )
     city = read_city(read_file(home / CITY_FILE), where=str(home / CITY_FILE))
     present, tls = load_identity(home / config.identity), TlsKey.generate()

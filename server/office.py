@@ -15,7 +15,13 @@ from pathlib import Path
 from server.audit import OWNER
 from server.city import load_authority, load_city, load_roster_key
 from server.home import AuthorityHome
-from shared.certificates import certificate_pem, certified_key, load_certificate, open_signing_request
+from shared.certificates import (
+    certificate_pem,
+    certified_key,
+    load_certificate,
+    open_signing_request,
+    public_bytes,
+)
 from shared.city import Admission, CityFile, EnrolmentRequest, open_request
 from shared.codec import Record, decode, encode
 from shared.errors import JournalError, ProtocolError
@@ -71,6 +77,15 @@ class Office:
         """Refuse a key that any member has or had: a replayed request, or somebody else's key."""
         if self.used_keys.intersection(keys):
             raise ProtocolError("key-reused", "The request names a key that a member has or had; make new keys.")
+
+    def issued_to(self, request: EnrolmentRequest) -> Admission | None:
+        """Return what was issued for the keys of a request, if they are the member's present ones: it may be lost."""
+        name, pem = request.department, self.certificates.get(request.department)
+        if pem is None or self.signed is None or self.members.get(name) != request.identity:
+            return None
+        if _certified_key(pem, name) != requested_key(request):
+            return None
+        return Admission(department=name, certificate=pem, roster=self.signed)
 
     def certify(self, request: EnrolmentRequest, *, now: dt.datetime) -> Admission:
         """Issue a certificate, and a roster that lists the request's identity."""
@@ -144,6 +159,15 @@ def open_office(home: AuthorityHome) -> Iterator[Office]:
             _require_older(open_roster(shown, roster_key=city.roster_key, newest=None), office.roster, home)
         office.write_files()
         yield office
+
+
+def requested_key(request: EnrolmentRequest) -> bytes:
+    """Return the public TLS key of a request, proven by its signing request.
+
+    Raises:
+        ProtocolError: a fault of the signing request.
+    """
+    return public_bytes(open_signing_request(request.signing_request))
 
 
 def _require_older(shown: Roster, issued: Roster | None, home: AuthorityHome) -> None:

@@ -11,17 +11,15 @@ from cryptography import x509
 
 from server.city import load_city
 from server.home import AuthorityHome
-from server.office import open_office, read_roster
+from server.office import open_office, read_roster, requested_key
 from shared.certificates import (
     certificate_digest,
     load_certificate,
     node_public_key,
-    open_signing_request,
-    public_bytes,
 )
-from shared.city import Admission, EnrolmentRequest, require_fingerprint
+from shared.city import Admission, require_fingerprint
 from shared.codec import Record, decode, dump_json, load_json
-from shared.errors import ConfigError, ProtocolError
+from shared.errors import ConfigError, ProtocolError, SetupError
 from shared.identity import DepartmentId, Roster, Signed, fingerprint
 from shared.private_files import replace_private_file
 from shared.roster import open_roster, verify_endorsement
@@ -100,9 +98,18 @@ def read_request(file: Path) -> Signed:
 
 
 def write_admission(admission: Admission, out: Path | None) -> str:
-    """Write the answer to a request, and say what to do with it."""
+    """Write the answer to a request, and say what to do with it.
+
+    Raises:
+        SetupError: ``admission-not-written``; the same request gets the same answer again.
+    """
     target = out or Path(f"{admission.department}-admission.json")
-    replace_private_file(target, dump_json(admission))
+    try:
+        replace_private_file(target, dump_json(admission))
+    except OSError as cause:
+        raise SetupError(
+            "admission-not-written", f"{target} cannot be written: repeat the command where there is room."
+        ) from cause
     serial = decode(admission.roster.body, Roster).serial
     return f"{admission.department} is on roster serial {serial}: hand {target} to it."
 
@@ -127,6 +134,8 @@ def view_lines(view: CityView) -> list[str]:
 def admit(home: AuthorityHome, signed: Signed, *, fingerprint_typed: str | None, now: dt.datetime) -> Admission:
     """Admit a new department: a certificate for its TLS key, and a roster with a higher serial.
 
+    The same request again gets the same certificate, in case the first answer was lost, and the roster of now.
+
     Args:
         home: the authority's home.
         signed: the request as it arrived.
@@ -141,15 +150,19 @@ def admit(home: AuthorityHome, signed: Signed, *, fingerprint_typed: str | None,
     """
     with open_office(home) as office:
         request = office.open(signed)
-        if request.department in office.members:
-            raise ProtocolError("member-exists", f"{request.department} is a member: rotate or remove its keys.")
-        office.require_unused(request.identity, _tls_key(request))
+        issued = office.issued_to(request)
+        if issued is None:
+            if request.department in office.members:
+                raise ProtocolError("member-exists", f"{request.department} is a member: rotate or remove its keys.")
+            office.require_unused(request.identity, requested_key(request))
         require_fingerprint(fingerprint_typed, fingerprint(request.identity), whose=f"department {request.department}")
-        return office.certify(request, now=now)
+        return issued or office.certify(request, now=now)
 
 
 def rotate(home: AuthorityHome, signed: Signed, *, now: dt.datetime) -> Admission:
     """Renew a member's certificate, and exchange its identity where the old key vouches for the new one.
+
+    The same request again gets the same certificate, as with :func:`admit`.
 
     Raises:
         ProtocolError: the request does not verify; ``city-foreign``, ``member-unknown``, ``key-reused``,
@@ -160,7 +173,9 @@ def rotate(home: AuthorityHome, signed: Signed, *, now: dt.datetime) -> Admissio
     with open_office(home) as office:
         request = office.open(signed)
         present = office.require_member(request.department)
-        office.require_unused(*([request.identity] if request.identity != present else []), _tls_key(request))
+        if issued := office.issued_to(request):
+            return issued
+        office.require_unused(*([request.identity] if request.identity != present else []), requested_key(request))
         if request.identity != present:
             verify_endorsement(
                 present,
@@ -232,8 +247,3 @@ def member_certificate(home: AuthorityHome, name: str) -> x509.Certificate:
         return load_certificate(path.read_bytes(), where=str(path))
     except OSError as cause:
         raise ConfigError("file-missing", f"{path} cannot be read.") from cause
-
-
-def _tls_key(request: EnrolmentRequest) -> bytes:
-    """Return the public TLS key of a request, proven by its signing request."""
-    return public_bytes(open_signing_request(request.signing_request))

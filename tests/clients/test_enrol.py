@@ -344,5 +344,6 @@ def test_the_commands_say_what_to_send_and_what_to_read_out(run: Run, authority:
     assert run("rotate", config, "--tls-only").code == 0
     ended = run("rotate", config)
     assert (ended.code, ended.sentence.endswith("[rotation-pending]")) == (2, True)
+    assert f"hand {REQUEST_FILE} in again, and remove the file only if the city never saw the request" in ended.sentence
     ended = run("admit", config, tmp_path / "nowhere")
     assert (ended.code, ended.sentence.endswith("[file-missing]")) == (2, True)

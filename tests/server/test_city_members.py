@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from server.audit import OWNER
 from server.city import load_city
 from server.cli import main
 from server.home import AuthorityHome
@@ -20,6 +21,7 @@ from shared.city import Admission, EnrolmentRequest, sign_request
 from shared.codec import decode, dump_json
 from shared.errors import CityFedError, JournalError, ProtocolError
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, fingerprint
+from shared.journal import verify_journal
 from shared.roster import KeyState, endorse_key, key_states
 from tests.command_line import Run, runner
 from tests.deployed_city import found, now
@@ -138,7 +140,7 @@ def test_a_member_is_not_admitted_twice_and_no_key_is_shared(home: AuthorityHome
     one = applicant(home)
     one.admitted()
     before = state(home)
-    assert refusal(one.admitted) == "member-exists"
+    assert refusal(Applicant(home, "police", one.identity, TlsKey.generate()).admitted) == "member-exists"
     assert refusal(Applicant(home, "health", one.identity, TlsKey.generate()).admitted) == "key-reused"
     assert refusal(Applicant(home, "health", IdentityKey.generate(), one.tls).admitted) == "key-reused"
     assert state(home) == before
@@ -222,19 +224,45 @@ def test_a_certificate_is_renewed_and_the_old_one_counts_no_more(home: Authority
     assert roster_of(second).members == roster_of(first).members
 
 
-def test_a_rotation_is_for_members_and_never_replayed(home: AuthorityHome) -> None:
+def test_a_rotation_is_for_members_and_no_old_key_comes_back(home: AuthorityHome) -> None:
     old = applicant(home)
     assert refusal(lambda: rotate(home, old.signed(), now=now())) == "member-unknown"
     old.admitted()
-    assert refusal(lambda: rotate(home, old.signed(), now=now())) == "key-reused"
     new, signed = exchanged(old)
     rotate(home, signed, now=now())
-    assert refusal(lambda: rotate(home, signed, now=now())) == "key-reused"
+    assert refusal(lambda: rotate(home, old.signed(), now=now())) == "key-reused"
+    assert refusal(old.admitted) == "member-exists"
     _, back = exchanged(new, identity=old.identity.public)
     assert refusal(lambda: rotate(home, back, now=now())) == "signature-invalid"
     returning = Applicant(home, "police", old.identity, TlsKey.generate())
     word = endorse_key(new.identity, city="metropolis", department="police", key=old.identity.public)
     assert refusal(lambda: rotate(home, returning.signed(endorsement=word), now=now())) == "key-reused"
+
+
+def test_an_answer_that_got_lost_is_given_again_and_nothing_new_is_issued(home: AuthorityHome) -> None:
+    """With the roster of now: others may have come since."""
+    one = applicant(home)
+    first = one.admitted()
+    applicant(home, "health").admitted()
+    before, entries = state(home), verify_journal(home.office_journal, owner=OWNER).entries
+    again = one.admitted()
+    assert (again.certificate, roster_of(again).serial) == (first.certificate, 2)
+    assert rotate(home, one.signed(), now=now()) == again
+    assert refusal(lambda: admit(home, one.signed(), fingerprint_typed=None, now=now())) == "fingerprint-unconfirmed"
+    assert (state(home), verify_journal(home.office_journal, owner=OWNER).entries) == (before, entries)
+    _, signed = exchanged(one)
+    rotated = rotate(home, signed, now=now())
+    assert rotate(home, signed, now=now()) == rotated
+
+
+def test_a_folder_that_is_not_there_loses_no_admission(home: AuthorityHome, tmp_path: Path, run: Run) -> None:
+    one, request = applicant(home), tmp_path / "request.json"
+    request.write_bytes(dump_json(one.signed()))
+    words = ["city", "admit", request, "--home", home.root, "--fingerprint", fingerprint(one.identity.public), "--out"]
+    ended = run(*words, tmp_path / "nowhere" / "admission.json")
+    assert (ended.code, ended.sentence.endswith("[admission-not-written]")) == (3, True)
+    assert run(*words, tmp_path / "admission.json").code == 0
+    assert b"police" in (tmp_path / "admission.json").read_bytes()
 
 
 # --- crashes and rollbacks ---------------------------------------------------------------------------------
