@@ -11,11 +11,11 @@ import safetensors.numpy
 
 from shared.parameters import Vector
 from shared.plan import Plan
-from shared.private_files import sync_file
+from shared.private_files import replacing_private_file
 
 
 def write_model(path: Path, vector: Vector, plan: Plan) -> str:
-    """Write the model atomically and durably.
+    """Write the model (mode 0600) whole or not at all; once this has returned, it survives a power cut.
 
     Args:
         path: target file.
@@ -27,11 +27,8 @@ def write_model(path: Path, vector: Vector, plan: Plan) -> str:
     """
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in plan.layout.unflatten(vector).items()}
     metadata = {"plan_digest": plan.digest().hex(), "layout_digest": plan.layout.digest().hex()}
-    partial = path.with_suffix(".partial")
-    digest = write_tensors(partial, tensors, metadata)
-    sync_file(partial)
-    partial.replace(path)
-    return digest
+    with replacing_private_file(path) as partial:
+        return write_tensors(partial, tensors, metadata)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Vector], metadata: dict[str, str] | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,29 @@ def test_a_written_model_comes_back_with_its_plan_and_its_digest(path: Path) -> 
     with safetensors.safe_open(path, framework="numpy") as file:
         assert file.metadata() == {"plan_digest": PLAN.digest().hex(), "layout_digest": LAYOUT.digest().hex()}
     assert [item.name for item in path.parent.iterdir()] == [MODEL_FILE]
+
+
+CALLS: list[tuple[str, str]] = []
+WATCHED: list[Path] = []
+"""Folders whose file calls are noted; an audit hook stays for good."""
+
+
+def note(event: str, arguments: tuple[object, ...]) -> None:
+    if event in {"open", "os.rename"} and WATCHED and str(arguments[0]).startswith(str(WATCHED[0])):
+        CALLS.append((event, str(arguments[0])))
+
+
+def test_a_model_has_its_name_for_good_before_its_run_counts_as_completed(path: Path) -> None:
+    """The folder is synced after the file was renamed into it: a power cut takes neither away."""
+    write_model(path, VECTOR, PLAN)
+    sys.addaudithook(note)
+    WATCHED.append(path.parent)
+    write_model(path, VECTOR, PLAN)
+    WATCHED.clear()
+    events = [event for event, _ in CALLS]
+    assert "os.rename" in events
+    assert ("open", str(path.parent)) in CALLS[events.index("os.rename") :]
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_model_that_is_not_finite_is_not_written(path: Path) -> None:
