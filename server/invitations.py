@@ -56,12 +56,18 @@ class Invitations:
     each_look: Callable[[], None] = lambda: None
     left: dict[DepartmentId, str] = field(default_factory=dict)
     _closed: threading.Event = field(default_factory=threading.Event)
+    _abandoned: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     def open(self) -> None:
         """Begin to call, beside the caller's thread."""
         self._thread = threading.Thread(target=self._call, name="invitations", daemon=True)
         self._thread.start()
+
+    def abandon(self) -> None:
+        """Call nobody any more, and wait for nobody."""
+        self._abandoned.set()
+        self.close()
 
     def close(self) -> None:
         """Call nobody any more, and wait for the last replies."""
@@ -78,7 +84,7 @@ class Invitations:
             now = self.clock()
             if not self._closed.is_set():
                 deadline = now + self.farewell_s
-            elif not waiting or now >= deadline:
+            elif not waiting or now >= deadline or self._abandoned.is_set():
                 return
             _outlive(partial(self._look, waiting, due, now))
             _outlive(self.each_look)

@@ -74,10 +74,8 @@ def conduct(home: AuthorityHome, run: str, carrier_of: CarrierOf) -> None:
     except BaseException as error:
         if folder.stop.exists():
             progress.fail(_stopped())
-        elif isinstance(error, CityFedError) and error.code in PASSING:
-            progress.interrupt(error)
         elif isinstance(error, CityFedError):
-            progress.fail(error)
+            (progress.fail if _ends_run(folder, error) else progress.interrupt)(error)
         raise
     progress.change(state="completed", phase="")
 
@@ -112,12 +110,22 @@ def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier
         try:
             # Held by the run alone, which lets go of it after the first round.
             result = coordinator.run(read_model(home.model(plan.initial_model_sha256), plan.layout))
+        except BaseException as error:
+            if not _ends_run(folder, error):  # departments that are told to leave would forget their epoch
+                channel.break_off()
+                invitations.abandon()
+            raise
         finally:
             channel.close_session()
             invitations.close()
             channel.stop()
             progress.see(channel, invitations)
     write_model(folder.path / MODEL_FILE, result.model, plan)
+
+
+def _ends_run(folder: RunFolder, error: BaseException) -> bool:
+    """Whether an error is the end of the run; otherwise it is that of this process, and another one goes on."""
+    return folder.stop.exists() or (isinstance(error, CityFedError) and error.code not in PASSING)
 
 
 def _stopped() -> RoundAbortedError:

@@ -107,6 +107,13 @@ class UpdateChannel:
         """Return who is attached and when each department last gave a sign of life."""
         return self._board.status()
 
+    def break_off(self) -> None:
+        """Cut every call and end the service, but not the session: departments keep what they have of the run.
+
+        They take it for a broken connection, and wait for the next session of the run.
+        """
+        self._server.stop(grace=None).wait()
+
     def stop(self) -> None:
         """End the session and the service; calls in progress are cut after a moment."""
         self.close_session()

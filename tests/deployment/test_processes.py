@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +40,7 @@ from shared.plan import Plan
 from simulation.network import InMemoryTransport
 from tests.city import FOUR
 from tests.deployed_city import SMALL_ASK, DeployedCity, now
+from tests.deployment.faults import LOOK_S
 from tests.deployment.running_city import SEEDS, RunningCity, agreed_plan, running_city, wait_until
 
 CLOSED_ROUTES = (
@@ -67,6 +70,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCity]:
 
 ASK = msgspec.structs.replace(SMALL_ASK, rounds=3)
 SLOW = msgspec.structs.replace(SMALL_ASK, privacy=msgspec.structs.replace(SMALL_ASK.privacy, steps=200))
+AFTER_UPDATES = ("reveal", "unmask", "close")
 KILLED = (
     ("authority", "superlink"),
     ("authority", "gateway"),
@@ -213,6 +217,38 @@ def test_a_coordinator_killed_in_the_middle_of_a_round_ends_with_the_same_model_
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: folder.status().process.pid != killed, "the run is submitted again")
     wait_until(lambda: folder.status().state == "completed", "the end of the run", 180.0)
+    expected = simulated(city.city, journals, signed, plan).model
+    assert released(city, plan).tobytes() == expected.tobytes()
+
+
+def still_after_an_update(folder: RunFolder) -> int:
+    """Let the process of a run stand still when every update of a round has come; returns its pid."""
+    while (status := folder.status()).goes_on:
+        if status.phase in AFTER_UPDATES:
+            os.kill(status.process.pid, signal.SIGSTOP)
+            if folder.status().phase in AFTER_UPDATES:
+                return status.process.pid
+            os.kill(status.process.pid, signal.SIGCONT)
+        time.sleep(LOOK_S)
+    raise AssertionError(status)
+
+
+def test_a_full_disk_at_the_authority_in_the_middle_of_a_round_costs_no_attempt_and_changes_nothing(
+    city: RunningCity, tmp_path: Path
+) -> None:
+    """The departments keep their epoch, and the process that goes on has room again."""
+    signed, plan = agreed_plan(city.city, msgspec.structs.replace(SLOW, spare_attempts=0))
+    journals = copy_journals(city.city, tmp_path / "journals")
+    assert city.server("run", plan.digest().hex(), "--detach").returncode == 0
+    folder = RunFolder(city.authority.runs / plan.run_id().hex())
+    met = still_after_an_update(folder)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.prlimit(met, resource.RLIMIT_FSIZE, (4096, hard))
+    os.kill(met, signal.SIGCONT)
+    wait_until(lambda: folder.status().process.pid != met, "the run is submitted again", 120.0)
+    wait_until(lambda: not folder.status().goes_on, "the end of the run", 180.0)
+    status = folder.status()
+    assert (status.state, status.missing) == ("completed", {}), status
     expected = simulated(city.city, journals, signed, plan).model
     assert released(city, plan).tobytes() == expected.tobytes()
 

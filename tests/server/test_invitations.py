@@ -151,6 +151,18 @@ def test_closing_waits_for_the_last_word_of_those_who_stay_and_calls_nobody_agai
     assert police.invited == [b"ticket"]
 
 
+def test_an_abandoned_session_waits_for_nobodys_last_word() -> None:
+    called = Event()
+    calls = invitations(Slow({11: Node(), 12: Node()}), called.set)
+    calls.farewell_s = 60.0
+    calls.open()
+    assert called.wait(10.0)
+    calls.abandon()
+    assert calls._thread is not None
+    assert not calls._thread.is_alive()
+    assert calls.left == {}
+
+
 # --- what a member or a machine can do to the calls -------------------------------------------------------------
 
 

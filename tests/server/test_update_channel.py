@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
+from clients.update_channel import Patience
 from server.switchboard import Line, Switchboard
 from server.update_channel import UpdateChannel
 from shared.channel import (
@@ -48,6 +49,7 @@ from tests.channel_city import (
 )
 from tests.city import FOUR, open_city
 
+BRIEF = Patience(first_s=0.01, longest_s=0.05, give_up_s=0.3)
 BIG = Limits(update_bytes=8 << 20, other_bytes=8 << 20)
 
 
@@ -78,6 +80,16 @@ def test_every_department_gets_its_request_and_its_reply_comes_back(city: Channe
     city.channel.close_session()
     assert [item.left() for item in served] == [""] * 4
     assert not any(seen.attached for seen in city.channel.status().values())
+
+
+def test_a_session_that_is_broken_off_is_not_closed_for_those_who_attend_it() -> None:
+    """They dial again until they give up, and hear of no end."""
+    with open_channel() as city:
+        ticket = city.channel.open_session(RUN, SMALL)
+        served = [city.serve(name, ticket, bytes.upper, patience=BRIEF) for name in NAMES]
+        assert city.ask(dict.fromkeys(NAMES, b"a")) == dict.fromkeys(NAMES, b"A")
+        city.channel.break_off()
+        assert [item.left() for item in served] == ["channel-unreachable"] * 4
 
 
 def test_a_federation_over_the_channel_gives_the_same_model_as_in_memory(tmp_path: Path) -> None:
