@@ -25,7 +25,7 @@ from clients.supernode import NAMED
 from clients.training.noise import UnsafeSeededSource
 from clients.up import SERVICE
 from server.audit import OWNER
-from server.city import load_plan_key
+from server.city import load_city, load_plan_key
 from server.coordinator import Coordinator
 from server.gateway import FLEET_ROUTES
 from server.results import RunResult
@@ -36,12 +36,13 @@ from shared.identity import DepartmentId, Signed
 from shared.journal import Journal
 from shared.model_file import MODEL_FILE, read_model
 from shared.parameters import Vector
-from shared.plan import Plan
+from shared.plan import Plan, accept_plan
 from simulation.network import InMemoryTransport
 from tests.city import FOUR
 from tests.deployed_city import SMALL_ASK, DeployedCity, now
 from tests.deployment.faults import LOOK_S
 from tests.deployment.running_city import SEEDS, RunningCity, agreed_plan, running_city, wait_until
+from tests.finished_city import attack_audit
 
 CLOSED_ROUTES = (
     "/",
@@ -129,16 +130,18 @@ def test_a_run_over_processes_gives_the_model_of_the_simulation_with_the_same_se
     np.testing.assert_allclose(released(city, plan), expected, rtol=0, atol=1e-6)
 
 
-def test_departments_fetch_roster_plan_and_model_from_the_shelf(city: RunningCity) -> None:
+def test_departments_fetch_roster_plan_and_model_from_the_shelf(city: RunningCity, tmp_path: Path) -> None:
     """After the run above, whose plan came from the shelf as well."""
     config, folder = city.city.config("police"), next(run_folders(city.authority))
-    run = folder.path.name
+    run, plan = folder.path.name, accept_plan(folder.submitted().plan, load_city(city.authority).plan_key)
     shown = city.client("roster", "fetch", str(config))
     assert (shown.returncode, shown.stdout.count("approved")) == (0, len(FOUR)), shown.stderr
     assert city.client("plan", "fetch", str(config)).stdout == "The shelf holds no plan that does not lie here.\n"
     withheld = city.client("model", "fetch", str(config), run)
     assert (withheld.returncode, "[run-unknown]" in withheld.stderr) == (ConfigError.exit_code, True)
-    assert city.server("model", run, "--release").returncode == 0
+    assert "[audit-missing]" in city.server("model", run, "--release").stderr
+    audit = attack_audit(city.city, "health", plan, tmp_path)
+    assert city.server("model", run, "--release", "--audit", str(audit)).returncode == 0
     fetched = city.client("model", "fetch", str(config), run)
     assert "countersigned in the last round" in fetched.stdout, fetched.stderr
     installed = city.city.home("police") / "models" / run / MODEL_FILE
