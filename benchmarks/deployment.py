@@ -1,7 +1,8 @@
 """What a deployed round costs beside stock Flower: every end is a process of its own and talks over TLS on loopback.
 
 `small` has 4,096 parameters, `100MB` 25 million float32. A model goes to four departments and comes back from each;
-nobody trains. With `--channel` there is a row of the update channel alone, without the protocol and without a log.
+nobody trains. With `--more` there are rows of stock Flower with its state in a database file, so that it survives a
+restart as ours does, and of the update channel alone, without the protocol and without a log.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ SMALL = 4096
 LARGE = 25_000_000  # float32: 100 MB
 
 
-def measure(*, quick: bool, alone: bool) -> Iterator[DeploymentRow]:
-    """Measure one system after the other, and the update channel ``alone`` if that is asked for."""
+def measure(*, quick: bool, more: bool) -> Iterator[DeploymentRow]:
+    """Measure one system after the other; ``more`` of them if that is asked for."""
     cases = [
         Case(name="small", size=SMALL, rounds=3 if quick else 10),
         Case(name="100MB", size=LARGE, rounds=2 if quick else 5),
@@ -30,8 +31,9 @@ def measure(*, quick: bool, alone: bool) -> Iterator[DeploymentRow]:
     with tempfile.TemporaryDirectory() as folder:
         for scheme in (deployed, stock_flower):
             yield from scheme.rows(Path(folder), cases)
-    if alone:
-        yield from channel.rows([LARGE], rounds=cases[-1].rounds)
+        if more:
+            yield from stock_flower.durable_rows(Path(folder), cases[-1:])
+            yield from channel.rows([LARGE], rounds=cases[-1].rounds)
 
 
 def targets(rows: Sequence[DeploymentRow]) -> list[Target]:
@@ -55,9 +57,9 @@ def cells(row: DeploymentRow) -> list[object]:
 
 
 def main() -> None:
-    options = options_of(__doc__, "fewer rounds, about five minutes", channel="measure the update channel alone, too")
+    options = options_of(__doc__, "fewer rounds, about five minutes", more="measure further systems, too")
     report(
-        measure(quick=options.quick, alone=options.channel),
+        measure(quick=options.quick, more=options.more),
         as_json=options.json,
         headings=("system", "case", "rounds", "round s", "MB/s", "server growth MiB"),
         cells=cells,

@@ -39,19 +39,28 @@ QUIET = {
 """What would reach out of the machine; everything else is as it comes."""
 
 
+DATABASE = "state.sqlite"
+
+
 def rows(folder: Path, cases: Sequence[Case]) -> list[DeploymentRow]:
     """Start the peers anew for every case, so that no run pays for the one before, and measure it."""
-    return [_row(folder / case.name, case) for case in cases]
+    return [_row(folder / case.name, case, "flower") for case in cases]
 
 
-def _row(folder: Path, case: Case) -> DeploymentRow:
+def durable_rows(folder: Path, cases: Sequence[Case]) -> list[DeploymentRow]:
+    """Measure the same with the SuperLink's state in a database file, so that a run survives its restart."""
+    return [_row(folder / f"{case.name}-durable", case, "flower-durable") for case in cases]
+
+
+def _row(folder: Path, case: Case, system: str) -> DeploymentRow:
     """Start everything, run once, stop everything."""
     folder.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
         ports = free_ports(1 + DEPARTMENTS)
+        state = ("--database", str(folder / DATABASE)) if system == "flower-durable" else ()
         link = SuperLink(folder=folder, secret=folder / "unused", port=ports[0])
         link.prepare(dt.datetime.now(dt.UTC))
-        server = stack.enter_context(_program(folder, "flower-superlink", *_superlink(link)))
+        server = stack.enter_context(_program(folder, "flower-superlink", *_superlink(link), *state))
         control = stack.enter_context(_control(link))
         wait_until(lambda: _answers(control), "the SuperLink answers", START_S)
         for port in ports[1:]:
@@ -62,7 +71,7 @@ def _row(folder: Path, case: Case) -> DeploymentRow:
         with growth_of(server.pid) as growth:
             _run(control, case, times)
         ends = [float(line) for line in times.read_text().splitlines()][1:]
-    return case.row("flower", departments=DEPARTMENTS, ends=ends, growth=growth.mib)
+    return case.row(system, departments=DEPARTMENTS, ends=ends, growth=growth.mib)
 
 
 def _superlink(link: SuperLink) -> tuple[str, ...]:
