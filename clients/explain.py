@@ -74,7 +74,7 @@ def budget_lines(status: BudgetStatus) -> list[str]:
         f"  if exchanged, not removed   epsilon {status.replace_one_epsilon:.4f} (replace-one; no cap)",
         "  counted against the caps" + _closed(status),
         *(f"    {line.scope}: epsilon {line.found:.4f} of {line.limit:g}" for line in status.lines),
-        f"  if updates were read alone  epsilon {status.lone_share_epsilon:.4f} of {_cap(status.cap_lone_share)}",
+        *([] if status.cap_lone_share is not None else [f"  if updates were read alone  {_uncapped(status)}"]),
         f"  one more run like the last  {again}",
         *([] if status.next_epsilon is None else [f"  noise multiplier it needs   {least}"]),
     ]
@@ -87,9 +87,9 @@ def _closed(status: BudgetStatus) -> str:
     return " (the lifetime was closed by its first plan)" if status.closed else ""
 
 
-def _cap(cap: float | None) -> str:
-    """Return a cap, or that there is none."""
-    return "no cap: shared noise is refused" if cap is None else f"{cap:g}"
+def _uncapped(status: BudgetStatus) -> str:
+    """Say what lone shares would cost where nothing caps them; with a cap they have lines of their own."""
+    return f"epsilon {status.lone_share_epsilon:.4f} (no cap: shared noise is refused)"
 
 
 def plan_lines(lines: Sequence[PlanLine]) -> list[str]:

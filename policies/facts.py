@@ -39,8 +39,8 @@ class BudgetFacts:
     """The ledger's answer to "what if this plan ran": whole-run epsilon, lifetime epsilon with it, and whether it fits.
 
     ``epsilon_run`` covers all rounds and spare attempts of the plan, in every round alike; ``lone_share_after`` is what
-    counts for the lifetime if updates could be read one by one. ``reason`` is the
-    ledger's own sentence when the plan does not fit.
+    counts for the lifetime, or for the population where that is more, if updates could be read one by one. ``reason``
+    is the ledger's own sentence when the plan does not fit.
     """
 
     epsilon_run: float

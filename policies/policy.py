@@ -126,10 +126,11 @@ class PrivacyCaps(Record, frozen=True, kw_only=True):
     least about 1.4 epsilon. A plan that draws few records needs more, up to 3 times at epsilon 0.3; where the
     lifetime has no such room its first plan takes it by PLD and closes it (privacy 5).
 
-    ``epsilon_lone_share`` caps the same lifetime as if every sum of shared noise could be taken apart; without it
-    plans with shared noise are refused (privacy 4.3). ``epsilon_per_round`` caps one attempt, ``window`` any stretch of
-    days. Where the unit is a person or device, ``population`` says whose they are: every policy of this department
-    whose data set holds the same ones names the same population.
+    ``epsilon_lone_share`` caps the same lifetime as if every sum of shared noise could be taken apart, for persons over
+    all data sets of their population; without it plans with shared noise are refused (privacy 4.3).
+    ``epsilon_per_round`` caps one attempt, ``window`` any stretch of days. Where the unit is a person or device,
+    ``population`` says whose they are: every policy of this department whose data set holds the same ones names the
+    same population.
     """
 
     unit: PrivacyUnit

@@ -57,9 +57,10 @@ class WindowBudget(Record, frozen=True, kw_only=True):
 class Budgets(Record, frozen=True, kw_only=True):
     """The caps of a department's policy: for one run, and for everything a data set ever takes part in.
 
-    ``lone_share`` is the cap on everything as well, as if every sum of shared noise could be taken apart; without one
-    no plan with shared noise is admitted. ``round`` caps one attempt. ``population`` caps what all data sets of a
-    population spent together; without one no plan is admitted whose unit is a person.
+    ``lone_share`` is the cap on everything as well, as if every sum of shared noise could be taken apart, for a data
+    set and for all data sets of a population; without one no plan with shared noise is admitted. ``round`` caps one
+    attempt. ``population`` caps what all data sets of a population spent together; without one no plan is admitted
+    whose unit is a person.
     """
 
     run: PrivacyBudget

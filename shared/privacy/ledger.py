@@ -106,7 +106,8 @@ class PrivacyLedger:
     Guarantees:
         What :meth:`history` counts is never less than the attempts burned, before and after a crash at any point.
         All charges of a data set together satisfy the lifetime budget that they were reserved under, those of any
-        window of days its budget, and those of a population, whatever the data set, the population's.
+        window of days its budget, and those of a population, whatever the data set, the population's; both also
+        satisfy the cap on lone shares, if there is one.
     """
 
     def __init__(self, journal: Journal, clock: Callable[[], dt.datetime]) -> None:
@@ -142,7 +143,7 @@ class PrivacyLedger:
                 ``accountant-unknown``.
             InsufficientBudgetError: ``budget-lost``, ``budget-delta``, ``budget-unit``, ``budget-population``,
                 ``budget-closed``, ``budget-round``, ``budget-run``, ``budget-lifetime``, ``budget-window``,
-                ``budget-lone-share``.
+                ``budget-lone-share``, ``budget-population-lone-share``.
             JournalError: when the entry could not be made durable; no record may be touched then.
         """
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -12,7 +13,7 @@ from shared.privacy.accountant import MechanismEvent, epsilon, filter_epsilon
 from shared.privacy.charges import Budgets, PlanCharge
 from shared.privacy.plan import PrivacyBudget
 
-BudgetName = Literal["round", "run", "lifetime", "window", "population", "lone-share"]
+BudgetName = Literal["round", "run", "lifetime", "window", "population", "lone-share", "population-lone-share"]
 
 
 class Spent(Record, frozen=True, kw_only=True):
@@ -61,9 +62,9 @@ class BudgetQuote(Record, frozen=True, kw_only=True):
     ``lines`` are all budgets with this charge in them. ``epsilon_lifetime_after`` is the PLD figure "if all plans had
     been fixed beforehand"; the gate of a shared lifetime is ``filter_lifetime_after``. ``closes_lifetime``: only PLD
     admits this first plan, so it is the last. ``epsilon_lone_share`` is the run's epsilon if its updates could be read
-    one by one, ``lone_share_after`` what that makes of the whole data set and is held against ``cap_lone_share``; both
-    equal the figures of the sum where all noise is added in full. ``code`` is empty when the charge fits, else the
-    stable reason that ``reserve`` would raise.
+    one by one, ``lone_share_after`` what that makes of the whole data set, or of its population where that is more, and
+    is held against ``cap_lone_share``; both equal the figures of the sum where all noise is added in full. ``code`` is
+    empty when the charge fits, else the stable reason that ``reserve`` would raise.
     """
 
     lines: tuple[BudgetLine, ...]
@@ -122,9 +123,9 @@ def quote_charge(charge: PlanCharge, budgets: Budgets, spent: Spent) -> BudgetQu
     closes = by_pld and after <= lifetime.epsilon
     if by_pld:
         lines["lifetime"] = msgspec.structs.replace(lines["lifetime"], found=after, method="pld")
-    lone_after = lone_share_cost([*spent.dataset, *whole], budgets, fixed=closes)
+    lone = lone_share_lines(budgets, spent, whole, population=charge.population, fixed=closes)
     if budgets.lone_share is not None:
-        lines["lone-share"] = _line("lone-share", "the data set, updates read alone", lone_after, budgets.lone_share)
+        lines |= {line.budget: line for line in lone}
     code, reason = next(_refusals(charge, budgets, spent, lines), ("", ""))
     return BudgetQuote(
         lines=tuple(lines.values()),
@@ -136,7 +137,7 @@ def quote_charge(charge: PlanCharge, budgets: Budgets, spent: Spent) -> BudgetQu
         filter_lifetime_after=filtered,
         cap_lifetime=lifetime.epsilon,
         epsilon_lone_share=epsilon([event.lone_share() for event in whole], charge.delta),
-        lone_share_after=lone_after,
+        lone_share_after=max(line.found for line in lone),
         cap_lone_share=None if budgets.lone_share is None else budgets.lone_share.epsilon,
         closes_lifetime=closes,
         fits=not code,
@@ -145,16 +146,36 @@ def quote_charge(charge: PlanCharge, budgets: Budgets, spent: Spent) -> BudgetQu
     )
 
 
-def lone_share_cost(events: Sequence[MechanismEvent], budgets: Budgets, *, fixed: bool) -> float:
-    """Return what the events cost if every update could be read alone (privacy 4.3).
+def lone_share_lines(
+    budgets: Budgets, spent: Spent, new: Sequence[MechanismEvent] = (), *, population: str = "", fixed: bool = False
+) -> tuple[BudgetLine, ...]:
+    """Return what everything costs if every update could be read alone (privacy 4.3), ``new`` events included.
 
     Args:
-        events: what counts.
-        budgets: the caps; without one on lone shares the lifetime's delta counts.
-        fixed: whether the events are one plan that closes its budget, and PLD may judge it.
+        budgets: the caps; without one on lone shares the lifetime's delta counts, and no limit.
+        spent: what counts already.
+        new: events on top.
+        population: whom the persons belong to; they may be in all its data sets, so its sum has a line of its own.
+        fixed: whether the data set's events are one plan that closes its lifetime, and PLD may judge it.
     """
-    lone, delta = [event.lone_share() for event in events], (budgets.lone_share or budgets.lifetime).delta
-    return epsilon(lone, delta) if fixed else filter_epsilon(lone, delta)
+    cap, delta = budgets.lone_share, (budgets.lone_share or budgets.lifetime).delta
+    counted: list[tuple[BudgetName, str, tuple[MechanismEvent, ...], bool]] = [
+        ("lone-share", "the data set, updates read alone", spent.dataset, fixed)
+    ]
+    if population:
+        scope = f"population {population}, all its data sets, updates read alone"
+        counted.append(("population-lone-share", scope, spent.population, False))
+    return tuple(
+        BudgetLine(
+            budget=name,
+            scope=scope,
+            found=(epsilon if by_pld else filter_epsilon)([event.lone_share() for event in (*events, *new)], delta),
+            limit=math.inf if cap is None else cap.epsilon,
+            delta=delta,
+            method="pld" if by_pld else "filter",
+        )
+        for name, scope, events, by_pld in counted
+    )
 
 
 def _own_lines(charge: PlanCharge, budgets: Budgets) -> Iterator[BudgetLine]:
@@ -211,6 +232,7 @@ _IN_WORDS: dict[BudgetName, str] = {
     "window": "epsilon of the window",
     "population": "epsilon of the population",
     "lone-share": "epsilon of lone shares",
+    "population-lone-share": "epsilon of the population's lone shares",
 }
 
 

@@ -14,7 +14,7 @@ from shared.privacy.accountant import calibrate_noise, calibrate_within, epsilon
 from shared.privacy.accounts import Account, spent_by
 from shared.privacy.charges import Budgets, PlanCharge
 from shared.privacy.plan import PrivacyBudget
-from shared.privacy.quotes import BudgetLine, Spent, lone_share_cost, quote_charge, shared_lines
+from shared.privacy.quotes import BudgetLine, Spent, lone_share_lines, quote_charge, shared_lines
 
 
 class BudgetStatus(Record, frozen=True, kw_only=True):
@@ -22,7 +22,8 @@ class BudgetStatus(Record, frozen=True, kw_only=True):
 
     ``lines`` are the budgets that several runs share, and ``left`` what the Renyi filter leaves of the lifetime; 0
     when a first plan closed it, or ``lost`` says that nobody knows what was spent. ``lone_share_epsilon`` counts as
-    ``filter_epsilon`` does, as if all updates could be read one by one. ``replace_one_epsilon`` is
+    ``filter_epsilon`` does, as if all updates could be read one by one, over the data set or its population, whichever
+    is more. ``replace_one_epsilon`` is
     ``reserved_epsilon`` for one record exchanged for another. The ``next_`` figures are None before the first run;
     ``next_epsilon`` is what would count against the lifetime after one more, and ``next_noise_multiplier`` the least
     with which a run as long would fit every budget, None if none does.
@@ -71,6 +72,7 @@ def status_of(
     counted, cap, delta = spent.dataset, budgets.lifetime.epsilon, budgets.lifetime.delta
     used = filter_epsilon(counted, delta)
     burned = [event for item in mine for event in item.charge.events(item.attempts_made)]
+    lone = lone_share_lines(budgets, spent, population=population, fixed=spent.closed)
     last = mine[-1].charge if mine else None
     after = None if last is None else quote_charge(last, budgets, spent)
     return BudgetStatus(
@@ -85,9 +87,9 @@ def status_of(
         left=0.0 if spent.closed or lost else max(0.0, cap - used),
         closed=spent.closed or lost,
         lost=lost,
-        lone_share_epsilon=lone_share_cost(counted, budgets, fixed=spent.closed),
+        lone_share_epsilon=max(line.found for line in lone),
         cap_lone_share=None if budgets.lone_share is None else budgets.lone_share.epsilon,
-        lines=tuple(shared_lines(budgets, spent, population=population)),
+        lines=(*shared_lines(budgets, spent, population=population), *(lone if budgets.lone_share else ())),
         next_epsilon=None if after is None else after.counted_after,
         next_fits=None if after is None else after.fits,
         next_noise_multiplier=None if last is None else least_noise(last, budgets, spent),
@@ -125,6 +127,7 @@ def _demands(charge: PlanCharge, budgets: Budgets, spent: Spent) -> Iterator[flo
         if cap is not None:
             yield calibrate_within(spent=[*events, *extras], budget=cap, sample_rate=rate, total_steps=steps)
     if budgets.lone_share is not None:
-        lone = [event.lone_share() for event in (*spent.dataset, *extras)]
-        least = calibrate_within(spent=lone, budget=budgets.lone_share, sample_rate=rate, total_steps=steps)
-        yield least * math.sqrt(charge.event.noise_shares)
+        for events in (spent.dataset, *([spent.population] if charge.population else [])):
+            lone = [event.lone_share() for event in (*events, *extras)]
+            least = calibrate_within(spent=lone, budget=budgets.lone_share, sample_rate=rate, total_steps=steps)
+            yield least * math.sqrt(charge.event.noise_shares)

@@ -46,7 +46,9 @@ LONE_SHARE = (
     "if a department's updates could be read one by one, as when the encryption or its peers fail, this run would cost "
     "epsilon {epsilon}"
 )
-LONE_SHARE_AFTER = ", and everything ever learned from the data set {after}, of the {cap} that the department allows."
+LONE_SHARE_AFTER = (
+    ", and everything ever learned about the same units {after}, of the {cap} that the department allows."
+)
 IS_NOT = (
     "not a probability and not a share of records; it says nothing about what is true of somebody whether or not "
     "their record was used. Who took part, when, and the declared public size of each data set are public and "

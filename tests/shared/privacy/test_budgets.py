@@ -52,8 +52,8 @@ def charge(run: str = "a", *, dataset: str = "calls-2026", **changes: Any) -> Pl
     return PlanCharge(run=run.encode(), dataset=dataset, attempts=4, **(fields | changes))
 
 
-def of_persons(run: str, dataset: str, population: str = "residents") -> PlanCharge:
-    return charge(run, dataset=dataset, unit="person", population=population)
+def of_persons(run: str, dataset: str, population: str = "residents", **changes: Any) -> PlanCharge:
+    return charge(run, dataset=dataset, unit="person", population=population, **changes)
 
 
 @pytest.fixture
@@ -88,6 +88,8 @@ def line(quote: BudgetQuote, budget: str) -> tuple[float, float]:
 
 
 TWICE = filter_epsilon([WHOLE, WHOLE], DELTA)
+SHARED = MechanismEvent(mechanism="shared-noise", noise_multiplier=4.0, noise_shares=2, sample_rate=0.05, steps=1)
+TWICE_ALONE = filter_epsilon([SHARED.times(8).lone_share()], DELTA)
 FITS: dict[str, tuple[float, Callable[[float], dict[str, Any]], PlanCharge]] = {
     "round": (epsilon([EVENT], DELTA), lambda value: {"round": cap(value)}, charge("b")),
     "run": (epsilon([WHOLE], DELTA), lambda value: {"run": cap(value)}, charge("b")),
@@ -95,6 +97,11 @@ FITS: dict[str, tuple[float, Callable[[float], dict[str, Any]], PlanCharge]] = {
     "window": (TWICE, lambda value: {"window": yearly(value)}, charge("b")),
     "population": (TWICE, lambda value: {"population": cap(value)}, of_persons("b", "calls-2025")),
     "lone-share": (TWICE, lambda value: {"lone_share": cap(value)}, charge("b")),
+    "population-lone-share": (
+        TWICE_ALONE,
+        lambda value: {"lone_share": cap(value)},
+        of_persons("b", "calls-2025", event=SHARED),
+    ),
 }
 """Budget: what it would be, the caps with a limit in its place, and the charge that meets it after an earlier run."""
 
@@ -104,8 +111,10 @@ def test_p3_a_figure_above_any_cap_by_the_smallest_amount_is_refused_with_found_
     ledger: PrivacyLedger, budget: str
 ) -> None:
     found, caps, next_charge = FITS[budget]
-    first = of_persons("a", "calls-2024") if budget == "population" else charge("a")
-    ledger.reserve(first, budgets())
+    first = charge("a")
+    if "population" in budget:
+        first = of_persons("a", "calls-2024", event=next_charge.event)
+    ledger.reserve(first, budgets(lone_share=cap(99)))
     assert ledger.quote(next_charge, budgets(**caps(found))).fits
     short = budgets(**caps(math.nextafter(found, 0)))
     quote = ledger.quote(next_charge, short)
@@ -207,6 +216,28 @@ def test_p3_persons_without_a_population_are_refused(ledger: PrivacyLedger) -> N
     assert (quote.code, quote.fits) == ("budget-population", False)
 
 
+def test_p3_a_person_in_two_data_sets_pays_lone_shares_for_both(ledger: PrivacyLedger) -> None:
+    """The sums of both files fit the population; a person in both must also fit if the sums were taken apart."""
+    alone = filter_epsilon([SHARED.times(4).lone_share()], DELTA)
+    tight = budgets(lone_share=cap(alone), population=cap(filter_epsilon([SHARED.times(8)], DELTA)))
+    ledger.reserve(of_persons("a", "calls-2025", event=SHARED), tight)
+    second = of_persons("b", "calls-2026", event=SHARED)
+    quote = ledger.quote(second, tight)
+    assert (quote.code, quote.lone_share_after) == ("budget-population-lone-share", TWICE_ALONE)
+    assert line(quote, "lone-share") == (alone, alone)
+    assert code_of(lambda: ledger.reserve(second, tight)) == "budget-population-lone-share"
+    assert ledger.quote(of_persons("b", "calls-2026", "visitors", event=SHARED), tight).fits
+
+
+def test_p3_no_first_plan_takes_the_lone_shares_of_a_population_by_pld(ledger: PrivacyLedger) -> None:
+    whole = SHARED.times(4)
+    caps = budgets(lifetime=cap(epsilon([whole], DELTA)), lone_share=cap(99))
+    quote = ledger.quote(of_persons("a", "calls", event=SHARED), caps)
+    assert quote.closes_lifetime
+    assert line(quote, "lone-share")[0] == epsilon([whole.lone_share()], DELTA)
+    assert line(quote, "population-lone-share")[0] == filter_epsilon([whole.lone_share()], DELTA)
+
+
 @pytest.mark.parametrize("first", ["record", "person"])
 def test_p3_a_data_set_is_charged_per_record_or_per_person_and_never_both(ledger: PrivacyLedger, first: str) -> None:
     charges = {"record": charge("r"), "person": of_persons("p", "calls-2026")}
@@ -265,6 +296,34 @@ def test_every_shared_budget_comes_back_from_the_exported_lines(ledger: PrivacyL
         recomputed([item for item in lines if item["population"] == "residents"]), rel=1e-9
     )
     assert not any(item["closes_lifetime"] for item in lines)
+
+
+def test_lone_shares_come_back_from_the_exported_lines(ledger: PrivacyLedger) -> None:
+    caps = budgets(lone_share=cap(50.0))
+    run_through(ledger, of_persons("a", "calls-2025", event=SHARED), caps, attempts=2)
+    run_through(ledger, of_persons("b", "calls-2026"), caps, attempts=3)
+    ledger.reserve(of_persons("c", "calls-2026", event=SHARED), caps)
+    status = ledger.status("calls-2026", caps, population="residents")
+    found = {item.budget: item.found for item in status.lines}
+    lines = [
+        item | {"noise_multiplier": item["noise_multiplier"] / math.sqrt(item["noise_shares"])}
+        for item in exported(ledger)
+    ]
+    of_dataset = [item for item in lines if item["dataset"] == "calls-2026"]
+    assert found["lone-share"] == pytest.approx(recomputed(of_dataset), rel=1e-9)
+    assert found["population-lone-share"] == pytest.approx(recomputed(lines), rel=1e-9)
+    assert status.lone_share_epsilon == found["population-lone-share"] > found["lone-share"]
+
+
+def test_the_noise_of_one_more_run_meets_the_lone_shares_of_the_population(ledger: PrivacyLedger) -> None:
+    tight = budgets(lone_share=cap(0.95 * TWICE_ALONE))
+    ledger.reserve(of_persons("a", "calls-2025", event=SHARED), tight)
+    ledger.reserve(of_persons("b", "calls-2026", event=SHARED), budgets(lone_share=cap(99))).settle()
+    least = ledger.status("calls-2026", tight, population="residents").next_noise_multiplier
+    assert least is not None
+    assert least > SHARED.noise_multiplier
+    louder = of_persons("c", "calls-2026", event=msgspec.structs.replace(SHARED, noise_multiplier=least))
+    assert ledger.quote(louder, tight).fits
 
 
 def test_the_status_says_how_much_noise_one_more_run_would_need(ledger: PrivacyLedger) -> None:
