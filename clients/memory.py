@@ -51,8 +51,12 @@ class RunMemory:
 
     @property
     def aborted_rounds(self) -> int:
-        """Rounds with an update but without the authority's account of a sum."""
-        return len(self.updated - self.finished)
+        """Rounds with an update, but without shares given for a sum or without the authority's account of it.
+
+        An account alone says nothing: the authority can sign one of a sum that never was.
+        """
+        revealed = {number for number, step in self.answered if step == "reveal"}
+        return len(self.updated - (self.finished & revealed))
 
 
 class Memory:

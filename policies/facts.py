@@ -98,7 +98,8 @@ class Facts:
         approvals: approvals recorded here, of this or any other plan.
         budget: the ledger's answer for this plan.
         round: the round asked for, counted from 1; ``last_round`` the highest one answered, 0 before the first.
-        aborted_rounds: rounds of this run in which this department sent an update and no sum came of it.
+        aborted_rounds: rounds of this run with an update of this department, but no shares that it gave for a sum or no
+            account of one.
         reserved: whether the plan's charge is on disk.
         outgoing: what is about to leave.
         release: what was signed about the model that is to be taken over.

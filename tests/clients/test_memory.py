@@ -108,11 +108,14 @@ def test_approvals_belong_to_one_digest(memory: Memory) -> None:
     assert memory.approvals_of(b"3" * 32) == ()
 
 
-def test_aborted_rounds_are_updates_without_an_account(memory: Memory) -> None:
-    for number in (1, 2, 3):
+def test_aborted_rounds_are_updates_without_shares_given_or_without_an_account(memory: Memory) -> None:
+    for number in (1, 2, 3, 4):
         answer(memory, number, "update")
-    memory.write(EntryKind.ROUND, finished(2))
-    assert memory.run(RUN).aborted_rounds == again(memory).run(RUN).aborted_rounds == 2
+    for number in (2, 3):
+        answer(memory, number, "reveal")
+    for number in (3, 4):
+        memory.write(EntryKind.ROUND, finished(number))
+    assert memory.run(RUN).aborted_rounds == again(memory).run(RUN).aborted_rounds == 3
 
 
 def test_an_entry_that_does_not_decode_stops_the_node(memory: Memory) -> None:

@@ -108,15 +108,37 @@ def test_p2_withheld_reveals_leave_no_sum(liar: Liar) -> None:
     liar.honest_round(2)
 
 
-def test_p2_rounds_that_never_end_are_counted(liar: Liar) -> None:
-    """A coordinator cannot collect fresh updates for ever by withholding the rest of each round."""
+@pytest.mark.parametrize("ending", ["withheld", "an account of all", "an account of some", "confirmed"])
+def test_p2_rounds_that_never_end_are_counted(liar: Liar, ending: str) -> None:
+    """A coordinator cannot collect fresh updates for ever by withholding the rest of each round, or by lying about it."""
     liar.stand()
     for number in (1, 2, 3):
         liar.upload(number)
+        if ending == "confirmed":
+            liar.confirm(FIRST_THREE)
+        if ending != "withheld":
+            survivors = liar.names if ending == "an account of all" else FIRST_THREE
+            liar.get(VICTIM, account(liar, survivors=survivors), CloseReply)
     assert "R15" in liar.refused(VICTIM, liar.ask(4), "policy-refused").message
     liar.restart(VICTIM)
     liar.stand()
     assert "R15" in liar.refused(VICTIM, liar.ask(4), "policy-refused").message
+
+
+def test_p2_a_round_that_a_department_gave_shares_for_is_not_counted(liar: Liar) -> None:
+    for number in (1, 2, 3, 4):
+        liar.honest_round(number)
+    assert liar.participants[VICTIM].memory.run(liar.run).aborted_rounds == 0
+
+
+def test_a_department_that_was_not_asked_for_shares_goes_on_within_the_cap(liar: Liar) -> None:
+    """Enough others gave theirs; it cannot tell that from a lie, so the round counts, and the run goes on."""
+    liar.stand()
+    for number in (1, 2):
+        liar.upload(number).reveal(liar.names, [name for name in liar.names if name != VICTIM])
+        liar.get(VICTIM, account(liar), CloseReply)
+    assert liar.participants[VICTIM].memory.run(liar.run).aborted_rounds == 2
+    liar.honest_round(3)
 
 
 # --- the account of a round ----------------------------------------------------------------------------------
