@@ -68,7 +68,6 @@ class Memory:
         approvals: every person's approval of a plan; a withdrawn one has no role and still names the author.
         refusals: who said no to a plan, by digest; a no stands until the same person approves.
         roster: the verified roster with the highest serial; None before the first.
-        member_keys: every identity key that a verified roster named, by department.
         keys: keys approved since the configuration was written, by department.
 
     Args:
@@ -86,7 +85,6 @@ class Memory:
         self.approvals: list[Approved] = []
         self.refusals: dict[bytes, set[str]] = {}
         self.roster: Roster | None = None
-        self.member_keys: dict[str, set[bytes]] = {}
         self.keys: dict[DepartmentId, bytes] = {}
         for entry in journal.entries():
             record_type = _RECORDS.get(entry.kind)
@@ -186,7 +184,7 @@ class Memory:
     def _apply(self, body: Record) -> None:
         """Fold one record into the state."""
         if isinstance(body, RosterSeen):
-            self._know(decode(body.roster.body, Roster, error=JournalError))
+            self.roster = decode(body.roster.body, Roster, error=JournalError)
         elif isinstance(body, KeyApproved):
             self.keys[DepartmentId(body.department)] = body.key
         elif isinstance(body, EpochOpened):
@@ -205,12 +203,6 @@ class Memory:
         elif isinstance(body, PlanRefused):
             self.refusals.setdefault(body.digest, set()).add(body.person)
             self.approvals = [_withdrawn(item) if item.digest == body.digest else item for item in self.approvals]
-
-    def _know(self, roster: Roster) -> None:
-        """Take the newest roster over; the keys of older ones stay known for what was signed then."""
-        self.roster = roster
-        for name, key in roster.members.items():
-            self.member_keys.setdefault(name, set()).add(key)
 
 
 def _withdrawn(approval: Approved) -> Approved:

@@ -14,6 +14,7 @@ from shared.journal import EntryKind
 from shared.plan import Plan
 from shared.privacy.statement import privacy_statement
 from shared.release import ModelRelease
+from shared.roster import counting_keys
 
 
 def require_release(config_path: Path, memory: Memory, release: ModelRelease, plan: Plan, *, now: dt.datetime) -> None:
@@ -35,7 +36,9 @@ def require_release(config_path: Path, memory: Memory, release: ModelRelease, pl
         PolicyViolation: ``policy-refused``.
     """
     department, said = load_department(config_path), release.privacy
-    audits = open_attack_audits(release.audits, plan=plan, keys=memory.member_keys)
+    pins, roster = department.trust.pins | memory.keys, memory.roster
+    keys = {} if roster is None else counting_keys(roster, pins)
+    audits = open_attack_audits(release.audits, plan=plan, keys=keys)
     facts = Facts(
         today=now.date(),
         stopped=department.stop_file.exists(),

@@ -132,8 +132,7 @@ def _require_demands(
     home: AuthorityHome, plan: Plan, audits: Sequence[Signed], approved_by: str
 ) -> tuple[DepartmentId, ...]:
     """Refuse to release without what the approved plan demands; returns the departments whose audit goes with it."""
-    keys = {name: (key,) for name, key in load_members(home).roster.members.items()}
-    opened = open_attack_audits(audits, plan=plan, keys=keys)
+    opened = open_attack_audits(audits, plan=plan, keys=load_members(home).roster.members)
     if plan.release.attack_audit and not opened:
         raise ConfigError(
             "audit-missing",

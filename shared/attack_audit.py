@@ -6,13 +6,13 @@ code and the plan's numbers; no record takes part, and it says nothing about the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from shared.codec import Hash, Record, decode
-from shared.errors import AuditError, CityFedError, ProtocolError
+from shared.errors import AuditError, ProtocolError
 from shared.identity import MAX_DEPARTMENTS, Name, Signed, open_signed
 from shared.parameters import Label
 from shared.plan import Plan
@@ -54,15 +54,14 @@ class AttackAudit(Record, frozen=True, kw_only=True):
         return not self.failures and all(item.lower_bound <= item.epsilon for item in self.claims)
 
 
-def open_attack_audits(
-    signed: Sequence[Signed], *, plan: Plan, keys: Mapping[str, Iterable[bytes]]
-) -> tuple[AttackAudit, ...]:
+def open_attack_audits(signed: Sequence[Signed], *, plan: Plan, keys: Mapping[str, bytes]) -> tuple[AttackAudit, ...]:
     """Verify audits of a plan, each by another department of its cohort.
 
     Args:
         signed: the audits.
         plan: the plan that they have to be about.
-        keys: identity keys that count, by department.
+        keys: the identity key that counts now, by department. Nobody knows when an audit was signed, so one by a key
+            that was exchanged or removed is as good as none.
 
     Raises:
         ProtocolError: ``message-malformed``, ``audit-foreign``, ``signature-invalid``, ``audit-repeated``.
@@ -74,24 +73,15 @@ def open_attack_audits(
     return opened
 
 
-def _open(signed: Signed, plan: Plan, keys: Mapping[str, Iterable[bytes]]) -> AttackAudit:
-    """Verify one audit; its body says whose key to try."""
+def _open(signed: Signed, plan: Plan, keys: Mapping[str, bytes]) -> AttackAudit:
+    """Verify one audit; its body says by whose key."""
     name = decode(signed.body, AttackAudit).department
-    audit = _first_verified(signed, tuple(keys.get(name, ())) if name in plan.cohort else ())
+    if name not in plan.cohort or name not in keys:
+        raise ProtocolError("audit-foreign", "An attack audit is by nobody in the plan's cohort whose key counts.")
+    audit = open_signed(keys[name], ATTACK_AUDIT_LABEL, signed, AttackAudit)
     if (audit.plan_digest, audit.package_digest) != (plan.digest(), plan.package_digest):
         raise ProtocolError("audit-foreign", f"The attack audit of {name} is about another plan than {plan.name}.")
     if not audit.holds_for(plan):
         found = ", ".join(audit.failures) or "a claim is missing or refuted"
         raise AuditError("audit-failed", f"The attack audit of {name} did not hold: {found}.")
     return audit
-
-
-def _first_verified(signed: Signed, keys: tuple[bytes, ...]) -> AttackAudit:
-    """Open an audit with the first of a department's keys that fits."""
-    error: CityFedError = ProtocolError("audit-foreign", "An attack audit is by nobody in the cohort of the plan.")
-    for key in keys:
-        try:
-            return open_signed(key, ATTACK_AUDIT_LABEL, signed, AttackAudit)
-        except ProtocolError as refused:
-            error = refused
-    raise error

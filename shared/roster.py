@@ -82,6 +82,12 @@ def key_states(roster: Roster, pins: Mapping[DepartmentId, bytes]) -> dict[Depar
     return {name: _key_state(roster, name, pins.get(name)) for name in roster.ordered()}
 
 
+def counting_keys(roster: Roster, pins: Mapping[DepartmentId, bytes]) -> dict[str, bytes]:
+    """Return the keys on a roster that count here; a member whose key does not is left out."""
+    counting = (KeyState.APPROVED, KeyState.ENDORSED)
+    return {name: roster.members[name] for name, state in key_states(roster, pins).items() if state in counting}
+
+
 def accept_keys(roster: Roster, pins: Mapping[DepartmentId, bytes]) -> dict[DepartmentId, bytes]:
     """Refuse a roster unless every key on it counts here.
 

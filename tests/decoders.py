@@ -254,7 +254,7 @@ def _signed() -> Iterator[tuple[str, Decoder]]:
             lambda body: open_attack_audits(
                 [Signed(body=body, signature=KEYS["health"].sign(ATTACK_AUDIT_LABEL, body))],
                 plan=PLAN,
-                keys={"health": [KEYS["health"].public]},
+                keys={"health": KEYS["health"].public},
             ),
             (encode(_attack_audit()),),
         ),

@@ -11,30 +11,37 @@ import msgspec
 import numpy as np
 import pytest
 
-from clients.config import open_journal
+from clients.config import load_config, load_department, open_journal
 from clients.data_check import bind_data
+from clients.desk import open_memory
 from clients.models import fetch_model, predict
+from clients.participant import Participant
 from clients.plans import refuse_plan
 from clients.shelf import fetch_released
+from clients.training.noise import UnsafeSeededSource
 from policies.evaluate import Decision
 from policies.facts import Phase
 from policies.load import sign_policy
-from server.city import load_city, load_plan_key
+from server.city import load_city, load_plan_key, load_roster_key
 from server.office import open_office
 from server.plan_files import load_published
 from server.records import ModelReleased
 from server.release import write_model
 from server.released import put_on_shelf, release_model
+from server.roster import load_members
 from server.runs import RunFolder
-from shared.attack_audit import AuditedClaim
-from shared.codec import decode, dump_json, load_json
+from shared.attack_audit import ATTACK_AUDIT_LABEL, AuditedClaim
+from shared.codec import decode, dump_json, encode, load_json
 from shared.errors import CityFedError
-from shared.identity import IdentityKey, Signed, sign_record
+from shared.identity import IdentityKey, Roster, Signed, sign_record
 from shared.journal import EntryKind
+from shared.keystore import load_identity
+from shared.messages import OpenEpoch
 from shared.model_file import MODEL_FILE, file_digest
 from shared.parameters import model_hash
 from shared.plan import HOLDERS, Plan, ReleaseTerms
 from shared.release import CARD_FILE, RECORD_FILE, RELEASE_LABEL, ModelRelease, open_release
+from shared.roster import ROSTER_LABEL, endorse_key
 from tests.city import FOUR
 from tests.deployed_city import SMALL_ASK, DeployedCity, deploy_with_plan, now
 from tests.finished_city import attack_audit, copied, file_run, run_published
@@ -275,6 +282,56 @@ def test_p4_an_audit_counts_for_nobody(finished: Finished, name: str) -> None:
     assert not_released(finished, path) == code
     finished.sign_again(audits=(load_json(path.read_bytes(), Signed, where="audit"),))
     assert refused(finished) == code
+
+
+def next_roster(finished: Finished, key: IdentityKey | None, *, endorsed: bool = False) -> Signed:
+    """A roster of the city's roster key with another key for health, or without health."""
+    roster = load_members(finished.city.authority).roster
+    members = {name: member for name, member in roster.members.items() if name != "health"}
+    words: dict[str, bytes] = {}
+    if key is not None:
+        members["health"] = key.public
+    if key is not None and endorsed:
+        old = load_identity(finished.city.home("health") / load_config(finished.city.config("health")).identity)
+        words["health"] = endorse_key(old, city=roster.city, department="health", key=key.public)
+    newer = msgspec.structs.replace(roster, serial=roster.serial + 1, members=members, endorsements=words)
+    return sign_record(load_roster_key(finished.city.authority), ROSTER_LABEL, newer)
+
+
+def audited_with(finished: Finished, key: IdentityKey) -> None:
+    """Let the authority sign a record whose audit by health has another key's signature."""
+    (audit,) = finished.record().audits
+    finished.sign_again(audits=(Signed(body=audit.body, signature=key.sign(ATTACK_AUDIT_LABEL, audit.body)),))
+
+
+def test_p4_a_key_that_nobody_approved_here_audits_nothing_whoever_put_it_on_the_roster(finished: Finished) -> None:
+    swapped = IdentityKey.generate()
+    signed, plan = load_published(finished.city.authority, finished.plan.digest().hex())
+    offer = OpenEpoch(
+        run=plan.run_id(), epoch=99, cohort=plan.cohort, plan=signed, roster=next_roster(finished, swapped)
+    )
+    with open_journal(finished.config) as journal:
+        node = Participant(load_department(finished.config), journal=journal, source=UnsafeSeededSource(1), clock=now)
+        node.handle(encode(offer))
+        assert node.last_refusal is not None
+        assert node.last_refusal.code == "roster-key-unapproved"
+    audited_with(finished, swapped)
+    assert refused(finished) == "audit-foreign"
+
+
+def test_p4_an_audit_by_a_key_that_was_exchanged_counts_no_more_and_one_by_the_new_key_does(finished: Finished) -> None:
+    new = IdentityKey.generate()
+    with open_memory(finished.config, now) as memory:
+        memory.see_roster(signed := next_roster(finished, new, endorsed=True), decode(signed.body, Roster))
+    assert refused(finished) == "signature-invalid"
+    audited_with(finished, new)
+    finished.fetch()
+
+
+def test_p4_an_audit_by_a_department_that_was_removed_counts_no_more(finished: Finished) -> None:
+    with open_memory(finished.config, now) as memory:
+        memory.see_roster(signed := next_roster(finished, None), decode(signed.body, Roster))
+    assert refused(finished) == "audit-foreign"
 
 
 def test_p4_one_department_is_one_audit(finished: Finished) -> None:

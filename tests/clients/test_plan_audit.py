@@ -61,8 +61,7 @@ def test_a_plan_is_audited_through_the_installed_code_without_rows_or_journal(
     assert (result.inversion.informative, result.inversion.holds) == (True, True)
     assert "Lower bound on epsilon" in (out / "audit.html").read_text()
     signed = load_json((out / ATTACK_AUDIT_FILE).read_bytes(), Signed, where="audit")
-    keys = {"police": (department.identity.public,)}
-    (audit,) = open_attack_audits([signed], plan=plan, keys=keys)
+    (audit,) = open_attack_audits([signed], plan=plan, keys={"police": department.identity.public})
     assert [(item.epsilon, item.lower_bound) for item in audit.claims] == [
         (item.claim.epsilon, item.bound.epsilon) for item in result.claims
     ]
