@@ -53,8 +53,8 @@ class _Verified(NamedTuple):
 class Installed(NamedTuple):
     """A model that was verified.
 
-    ``countersigned`` says whether this department countersigned the account of the last round with this very model; one
-    that was not in that round has the authority's signature alone.
+    ``countersigned`` says whether this department countersigned the account of the last round with this very model;
+    otherwise the model has the authority's signature alone.
     """
 
     path: Path
@@ -82,7 +82,8 @@ def fetch_model(config_path: Path, run: str, *, source: Path, now: dt.datetime) 
 
     Guarantees:
         Nothing is installed that the plan key did not sign, that a rule of the release refuses (policies: E), or that
-        differs from the model in the last account which this department countersigned.
+        differs from the model in the account of the last round, if this department countersigned that: the account
+        says so itself, or it is one of as many as the plan has rounds.
     """
     found = _verified(config_path, source)
     release, name = found.release, found.release.run.hex()
@@ -90,7 +91,7 @@ def fetch_model(config_path: Path, run: str, *, source: Path, now: dt.datetime) 
         raise ConfigError("run-unknown", f"{source} holds the model of run {name}.")
     with open_memory(config_path, lambda: now) as memory:
         require_release(config_path, memory, release, found.plan, now=now)
-        countersigned = _is_countersigned(memory, release)
+        countersigned = _is_countersigned(memory, release, found.plan)
     folder = config_path.parent / MODELS / name
     make_private_folder(folder)
     for file, content in found.files.items():
@@ -120,7 +121,7 @@ def predict(config_path: Path, file: Path, *, run: str, columns: Sequence[str], 
     """
     config, found = load_config(config_path), _verified(config_path, _installed(config_path, run))
     with open_memory(config_path, lambda: now) as memory:
-        _is_countersigned(memory, found.release)
+        _is_countersigned(memory, found.release, found.plan)
     plan = found.plan
     table = file.suffix.lower() == ".csv"
     texts = read_table(file, columns or _bound_columns(config_path, plan)) if table else read_lines(file)
@@ -142,16 +143,20 @@ def _verified(config_path: Path, folder: Path) -> _Verified:
     return _Verified(release, plan, vector, files)
 
 
-def _is_countersigned(memory: Memory, release: ModelRelease) -> bool:
-    """Compare a model with the account of the run's last round, if this department was in it."""
-    for entry in memory.journal.entries(EntryKind.ROUND):
-        finished = decode(entry.body, RoundFinished, error=JournalError)
-        closed = decode(finished.closed.body, ClosedRound, error=JournalError)
-        if closed.run == release.run and closed.final:
-            if closed.model_hash != release.model_hash:
-                raise ModelError("model-changed", "The model is not that of the last round which was countersigned.")
-            return True
-    return False
+def _is_countersigned(memory: Memory, release: ModelRelease, plan: Plan) -> bool:
+    """Compare a model with the account of the run's last round, if this department countersigned it."""
+    finished = [
+        decode(entry.body, RoundFinished, error=JournalError) for entry in memory.journal.entries(EntryKind.ROUND)
+    ]
+    accounts = [
+        decode(item.closed.body, ClosedRound, error=JournalError) for item in finished if item.run == release.run
+    ]
+    # Whoever was in all rounds knows the last one without being told.
+    if not accounts or not (accounts[-1].final or len(accounts) >= plan.rounds):
+        return False
+    if accounts[-1].model_hash != release.model_hash:
+        raise ModelError("model-changed", "The model is not that of the last round which was countersigned.")
+    return True
 
 
 def _installed(config_path: Path, run: str) -> Path:

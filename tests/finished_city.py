@@ -34,7 +34,9 @@ from simulation.network import InMemoryTransport
 from tests.deployed_city import DeployedCity, now
 
 
-def run_published(city: DeployedCity, digest: str, *, without: Collection[str] = ()) -> RunResult:
+def run_published(
+    city: DeployedCity, digest: str, *, without: Collection[str] = (), coordinator: type[Coordinator] = Coordinator
+) -> RunResult:
     """Run a published plan over memory; whoever is ``without`` is never asked."""
     home = city.authority
     signed, plan = load_published(home, digest)
@@ -47,7 +49,7 @@ def run_published(city: DeployedCity, digest: str, *, without: Collection[str] =
                 source = UnsafeSeededSource(sum(name.encode()))
                 department = load_department(city.config(name))
                 participants[name] = Participant(department, journal=journal, source=source, clock=now)
-        coordinator = Coordinator(
+        running = coordinator(
             plan=plan,
             signed_plan=signed,
             signed_roster=members.signed,
@@ -56,7 +58,7 @@ def run_published(city: DeployedCity, digest: str, *, without: Collection[str] =
             journal=stack.enter_context(Journal.open(home.journal, owner=OWNER)),
             clock=now,
         )
-        return coordinator.run(read_model(home.model(plan.initial_model_sha256), plan.layout))
+        return running.run(read_model(home.model(plan.initial_model_sha256), plan.layout))
 
 
 def file_run(city: DeployedCity, digest: str, result: RunResult) -> RunFolder:

@@ -14,7 +14,7 @@ import pytest
 from clients.config import load_config, load_department, open_journal
 from clients.data_check import bind_data
 from clients.desk import open_memory
-from clients.models import fetch_model, predict
+from clients.models import Installed, fetch_model, predict
 from clients.participant import Participant
 from clients.plans import refuse_plan
 from clients.shelf import fetch_released
@@ -23,11 +23,13 @@ from policies.evaluate import Decision
 from policies.facts import Phase
 from policies.load import sign_policy
 from server.city import load_city, load_plan_key, load_roster_key
+from server.coordinator import Coordinator
 from server.office import open_office
 from server.plan_files import load_published
 from server.records import ModelReleased
 from server.release import write_model
 from server.released import put_on_shelf, release_model
+from server.results import RoundResult
 from server.roster import load_members
 from server.runs import RunFolder
 from shared.attack_audit import ATTACK_AUDIT_LABEL, AuditedClaim
@@ -38,7 +40,7 @@ from shared.journal import EntryKind
 from shared.keystore import load_identity
 from shared.messages import OpenEpoch
 from shared.model_file import MODEL_FILE, file_digest
-from shared.parameters import model_hash
+from shared.parameters import Vector, model_hash
 from shared.plan import HOLDERS, Plan, ReleaseTerms
 from shared.release import CARD_FILE, RECORD_FILE, RELEASE_LABEL, ModelRelease, open_release
 from shared.roster import ROSTER_LABEL, endorse_key
@@ -61,7 +63,7 @@ class Finished:
     def config(self) -> Path:
         return self.city.config("police")
 
-    def fetch(self, run: str = "") -> object:
+    def fetch(self, run: str = "") -> Installed:
         return fetch_model(self.config, run or self.run.path.name, source=self.out, now=now())
 
     def audit(self, signer: str = "health", **changes: object) -> Path:
@@ -203,6 +205,33 @@ def test_p4_another_model_than_the_countersigned_one_is_not_installed_whoever_si
     assert refused(finished) == "model-changed"
     finished.sign_again(file_sha256=digest, model_hash=model_hash(other))
     assert refused(finished) == "model-changed"
+
+
+class NeverFinal(Coordinator):
+    """An authority that tells nobody which round is the last."""
+
+    def run_round(self, number: int, model: Vector, *, final: bool) -> RoundResult:
+        del final
+        return super().run_round(number, model, final=False)
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_p4_whoever_was_in_every_round_knows_the_last_one_without_being_told(tmp_path: Path, *, absent: bool) -> None:
+    city, digest = deploy_with_plan(tmp_path / "city")
+    stopped = city.home("police") / load_config(city.config("police")).stop_file
+    if absent:
+        stopped.touch()
+    result = run_published(city, digest, coordinator=NeverFinal)
+    stopped.unlink(missing_ok=True)
+    plan, run = load_published(city.authority, digest)[1], file_run(city, digest, result)
+    lied = Finished(city, plan, run, tmp_path / "out")
+    release(lied, lied.audit())
+    other = np.zeros(plan.layout.size, dtype=np.float32)
+    lied.sign_again(file_sha256=write_model(lied.out / MODEL_FILE, other, plan), model_hash=model_hash(other))
+    if absent:
+        assert not lied.fetch().countersigned
+    else:
+        assert refused(lied) == "model-changed"
 
 
 def test_p4_a_card_that_nobody_signed_is_not_installed(finished: Finished) -> None:

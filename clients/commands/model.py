@@ -42,7 +42,7 @@ def fetch(
     compared = (
         "it is the one that this department countersigned in the last round"
         if installed.countersigned
-        else "this department was not in the last round, so the authority's signature alone stands for it"
+        else "this department did not countersign the last round, so the authority's signature alone stands for it"
     )
     print_lines([f"Installed in {installed.path}: {compared}."])
 
