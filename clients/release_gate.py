@@ -35,7 +35,7 @@ def require_release(config_path: Path, memory: Memory, release: ModelRelease, pl
         JournalError: the decision could not be made durable.
         PolicyViolation: ``policy-refused``.
     """
-    department, said = load_department(config_path), release.privacy
+    department = load_department(config_path)
     pins, roster = department.trust.pins | memory.keys, memory.roster
     keys = {} if roster is None else counting_keys(roster, pins)
     audits = open_attack_audits(release.audits, plan=plan, keys=keys)
@@ -50,9 +50,9 @@ def require_release(config_path: Path, memory: Memory, release: ModelRelease, pl
         roster_key=department.trust.roster_key,
         approvals=memory.approvals_of(plan.digest()),
         release=ReleaseFacts(
-            epsilon=said.epsilon,
-            delta=said.delta,
-            epsilon_computed=privacy_statement(plan).epsilon,
+            said=release.privacy,
+            computed=privacy_statement(plan),
+            contributors=release.contributors,
             audited_by=tuple(item.department for item in audits),
             approved_by=release.approved_by,
         ),

@@ -13,6 +13,7 @@ from enum import StrEnum
 from policies.policy import SignedPolicy
 from shared.codec import Record
 from shared.plan import Plan
+from shared.privacy.statement import PrivacyStatement
 
 
 class Phase(StrEnum):
@@ -66,13 +67,14 @@ class OutgoingFacts:
 class ReleaseFacts:
     """What the authority signed about a model, verified: its final account, who audited, who released it.
 
-    ``epsilon_computed`` is what this department computes from the plan; ``audited_by`` are the departments whose attack
-    audit held, ``approved_by`` is empty if nobody at the authority put their name to it.
+    ``computed`` is the account as this department computes it from the plan; ``contributors`` are how many departments
+    are in the sum of each round. ``audited_by`` are the departments whose attack audit held, ``approved_by`` is empty
+    if nobody at the authority put their name to it.
     """
 
-    epsilon: float
-    delta: float
-    epsilon_computed: float
+    said: PrivacyStatement
+    computed: PrivacyStatement
+    contributors: tuple[int, ...]
     audited_by: tuple[str, ...]
     approved_by: str
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from policies.facts import Facts
-from policies.findings import Finding, conclude, equal, holds, missing, within
+from policies.findings import Check, Finding, conclude, holds, missing, within
 from policies.policy import Policy
+from shared.privacy.statement import PrivacyStatement
 
 
 def recipients_allowed(policy: Policy, facts: Facts) -> Finding:
@@ -75,21 +78,53 @@ def audit_demanded(policy: Policy, facts: Facts) -> Finding:
 
 
 def release_accounted(policy: Policy, facts: Facts) -> Finding:
-    """R27 at release: the final epsilon is stated in full, and an attack audit is there if plan or policy want it."""
+    """R27 at release: the account is the plan's in full, and an attack audit is there if plan or policy want it."""
     if facts.plan is None or facts.release is None:
         return missing("R27", "dpo", "a plan and the record of its model")
     said, plan = facts.release, facts.plan
     demanded = policy.release.attack_audit is not False or plan.release.attack_audit is not False
-    # Equal numbers of two machines may differ in their last digits.
-    full = said.epsilon >= said.epsilon_computed or math.isclose(said.epsilon, said.epsilon_computed, rel_tol=1e-9)
+    least, most = plan.aggregation.min_contributors, len(plan.cohort)
+    several = bool(said.contributors) and all(least <= count <= most for count in said.contributors)
     return conclude(
         "R27",
         "dpo",
         [
-            holds("final epsilon", full, yes="at least as computed here", no="less than computed here"),
-            equal("delta", repr(said.delta), repr(plan.privacy.budget.delta)),
+            *_costs(said.said, said.computed),
+            holds("terms of the account", _same_terms(said.said, said.computed), yes="the plan's", no="not the plan's"),
+            holds("contributors", several, yes="in each sum as many as the plan allows", no="too few or too many"),
             holds("attack audit", bool(said.audited_by) or not demanded, yes="there where demanded", no="none"),
         ],
         good="The model comes with its final privacy account, and with an attack audit where one is demanded.",
         bad="The model lacks its full privacy account, or the attack audit that is demanded.",
     )
+
+
+def _costs(said: PrivacyStatement, computed: PrivacyStatement) -> list[Check]:
+    """Compare each figure that is computed: to state more than it cost harms nobody."""
+    city, own = said.city_worst_case, computed.city_worst_case
+    figures = {
+        "final epsilon": (said.epsilon, computed.epsilon),
+        "epsilon of lone shares": (said.lone_share_epsilon, computed.lone_share_epsilon),
+        "city-wide worst case": (city.epsilon, own.epsilon),
+        "city-wide sum": (city.added, own.added),
+    }
+    # Equal numbers of two machines may differ in their last digits.
+    return [
+        holds(
+            what,
+            stated >= found or math.isclose(stated, found, rel_tol=1e-9),
+            yes="at least as computed here",
+            no="less than computed here",
+        )
+        for what, (stated, found) in figures.items()
+    ]
+
+
+def _same_terms(said: PrivacyStatement, computed: PrivacyStatement) -> bool:
+    """Whether two accounts differ in nothing but their computed figures."""
+    own = computed.city_worst_case
+    city = msgspec.structs.replace(said.city_worst_case, epsilon=own.epsilon, added=own.added)
+    bare = msgspec.structs.replace(
+        said, epsilon=computed.epsilon, lone_share_epsilon=computed.lone_share_epsilon, city_worst_case=city
+    )
+    return bare == computed

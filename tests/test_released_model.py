@@ -376,11 +376,19 @@ def test_p4_a_model_without_the_audit_is_not_installed_whoever_signed_it(finishe
     assert decided(finished, "R27") is False
 
 
-@pytest.mark.parametrize("change", [{"epsilon": 0.1}, {"epsilon": float("nan")}, {"delta": 1e-9}])
+@pytest.mark.parametrize(
+    "change", [{"epsilon": 0.1}, {"lone_share_epsilon": 0.01}, {"delta": 1e-9}, {"unit": "person"}]
+)
 def test_p4_a_model_that_is_said_to_have_cost_less_is_not_installed(
-    finished: Finished, change: dict[str, float]
+    finished: Finished, change: dict[str, float | str]
 ) -> None:
     finished.sign_again(privacy=msgspec.structs.replace(finished.record().privacy, **change))
+    assert refused(finished) == "policy-refused"
+    assert decided(finished, "R27") is False
+
+
+def test_p4_a_model_of_which_a_sum_had_a_single_contributor_is_not_installed(finished: Finished) -> None:
+    finished.sign_again(contributors=(1,) * finished.plan.rounds)
     assert refused(finished) == "policy-refused"
     assert decided(finished, "R27") is False
 

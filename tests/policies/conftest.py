@@ -16,12 +16,33 @@ from policies.policy import Policy
 from shared.identity import IdentityKey, fingerprint
 from shared.parameters import Layout, TensorSpec
 from shared.plan import AggregationParams, DatasetTerms, LocalOptimizer, ModelSpec, Plan, ServerOptimizerSpec, TaskSpec
+from shared.privacy.citywide import CityWorstCase
 from shared.privacy.plan import PrivacyBudget, PrivacyParams
+from shared.privacy.statement import PrivacyStatement
 
 CONTRACT = "ab" * 32
 OWNER = IdentityKey.from_private_bytes(bytes([1]) * 32)
 PLAN_KEY = IdentityKey.from_private_bytes(bytes([2]) * 32)
 ROSTER_KEY = IdentityKey.from_private_bytes(bytes([3]) * 32)
+ACCOUNT = PrivacyStatement(
+    unit="record",
+    relation="add-remove",
+    mechanism="poisson-dpsgd",
+    sampling="Poisson over records",
+    sample_rate=0.1,
+    noise_multiplier=2.0,
+    max_grad_norm=0.1,
+    steps=20,
+    accountant="PLD",
+    epsilon=0.99,
+    delta=1e-4,
+    rounds=10,
+    spare_attempts=2,
+    lone_share_epsilon=0.99,
+    city_worst_case=CityWorstCase(departments=4, epsilon=2.1, delta=1e-4, added=3.96),
+    metrics=(),
+)
+"""What the example's model is said to have cost."""
 
 
 @pytest.fixture
@@ -105,7 +126,11 @@ def facts(plan: Plan, policy_text: str, owner: IdentityKey) -> Facts:
             names=("head.weight", "head.bias"), shapes=((1, 4), (1,)), finite=True, norm=1.0, bytes=20
         ),
         release=ReleaseFacts(
-            epsilon=0.99, delta=1e-4, epsilon_computed=0.99, audited_by=("health",), approved_by="head of office"
+            said=ACCOUNT,
+            computed=ACCOUNT,
+            contributors=(4, 3),
+            audited_by=("health",),
+            approved_by="head of office",
         ),
     )
 

@@ -20,6 +20,7 @@ from shared.identity import IdentityKey
 from shared.parameters import ExtraSpec
 from shared.plan import HOLDERS, PUBLIC, DatasetTerms, ReleaseTerms
 from shared.privacy.accountant import ACCOUNTANT
+from shared.privacy.statement import MetricTerms
 
 Change = Callable[..., Any]
 
@@ -214,13 +215,35 @@ CASES = [
     Case(release.audit_demanded, "policy.release.attack_audit", False, True),
     Case(release.release_accounted, "facts.release.audited_by", (), False),
     Case(release.release_accounted, "policy.release.attack_audit", False, True),
-    Case(release.release_accounted, "facts.release.epsilon", 0.98, False),
-    Case(
-        release.release_accounted, "facts.release.epsilon", 1.5, True
-    ),  # more than it cost is no lie to anybody's harm
-    Case(release.release_accounted, "facts.release.epsilon", math.nan, False),
-    Case(release.release_accounted, "facts.release.epsilon_computed", math.nan, False),
-    Case(release.release_accounted, "facts.release.delta", 1e-5, False),
+    *(
+        Case(release.release_accounted, f"facts.release.said.{field}", value, ok)
+        for field in ("epsilon", "lone_share_epsilon", "city_worst_case.epsilon", "city_worst_case.added")
+        for value, ok in ((0.98, False), (5.0, True), (math.nan, False))  # more than it cost is no lie that harms
+    ),
+    Case(release.release_accounted, "facts.release.computed.epsilon", math.nan, False),
+    *(
+        Case(release.release_accounted, f"facts.release.said.{field}", value, False)
+        for field, value in (
+            ("unit", "person"),
+            ("mechanism", "shared-noise"),
+            ("sampling", "none"),
+            ("sample_rate", 0.01),
+            ("noise_multiplier", 99.0),
+            ("max_grad_norm", 0.01),
+            ("steps", 1),
+            ("accountant", "rdp"),
+            ("noise_shares", 2),
+            ("delta", 1e-5),
+            ("rounds", 1),
+            ("spare_attempts", 0),
+            ("city_worst_case.departments", 1),
+            ("city_worst_case.delta", 1e-5),
+            ("metrics", (MetricTerms(name="loss", noise_stddev=1.0),)),
+        )
+    ),
+    Case(release.release_accounted, "facts.release.contributors", (4, 2), False),
+    Case(release.release_accounted, "facts.release.contributors", (5, 3), False),
+    Case(release.release_accounted, "facts.release.contributors", (), False),
     # R23
     Case(governance.not_stopped, "facts.stopped", True, False),
     Case(governance.not_stopped, "facts.stopped", None, False),
