@@ -65,6 +65,7 @@ def bind_data(config_path: Path, *, now: dt.datetime, binding: Path | None = Non
         today=now.date(),
         stopped=(config_path.parent / config.stop_file).exists(),
         signed_policy=signed,
+        dataset=declaration.dataset,
         contract_hash=declaration.contract_hash,
         columns=tuple(load_binding(binding_path).columns),
         rows_ok=declaration.rows_usable,

@@ -165,6 +165,7 @@ class Department:
             today=today,
             stopped=self.stop_file.exists(),
             signed_policy=self.policy,
+            dataset=self.declaration.dataset,
             contract_hash=self.declaration.contract_hash,
             columns=tuple(self.binding.columns),
             public_size=self.declaration.public_size,

@@ -35,12 +35,12 @@ def make_owner_key(path: Path) -> str:
 
 
 def write_policy(config_path: Path, source: str) -> Path:
-    """Write a policy from a packaged one, completed by the bound contract and the pinned keys of the authority.
+    """Write a policy from a packaged one, completed by the bound data set, its contract and the pinned keys of the authority.
 
     Args:
         config_path: this department's ``client.toml``.
-        source: a packaged department, a packaged template, or the path of a policy without ``contract_hash`` and
-            ``[authority]``.
+        source: a packaged department, a packaged template, or the path of a policy without ``dataset``,
+            ``contract_hash`` and ``[authority]``.
 
     Raises:
         ConfigError: ``policy-exists``, ``template-unknown``, or a file is not in order.
@@ -50,9 +50,11 @@ def write_policy(config_path: Path, source: str) -> Path:
     target, trust = folder / config.policy, load_trust(config)
     if target.exists():
         raise ConfigError("policy-exists", f"{target} exists: edit it, or move it away.")
+    binding = load_binding(folder / config.binding)
     text = complete(
         _policy_source(source),
-        contract_hash=agreement_hash(bound_contract(load_binding(folder / config.binding))),
+        dataset=binding.dataset,
+        contract_hash=agreement_hash(bound_contract(binding)),
         plan_key_fingerprint=fingerprint(trust.authority_key),
         roster_key_fingerprint=fingerprint(trust.roster_key),
     )

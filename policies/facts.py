@@ -87,6 +87,7 @@ class Facts:
         today: the present date, UTC.
         stopped: whether the kill switch is set.
         signed_policy: the policy as its owner's signature verified it; must hold the policy that is judged.
+        dataset: the name under which the data set is bound here, and charged.
         contract_hash: hash of the contract installed here, hex.
         columns: contract properties that the binding maps.
         rows_ok: rows that passed every contract check at binding.
@@ -110,6 +111,7 @@ class Facts:
     today: dt.date
     stopped: bool
     signed_policy: SignedPolicy | None = None
+    dataset: str | None = None
     contract_hash: str | None = None
     columns: tuple[str, ...] | None = None
     rows_ok: int | None = None

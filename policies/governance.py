@@ -42,23 +42,32 @@ def purpose_allowed(policy: Policy, facts: Facts) -> Finding:
 
 
 def contract_installed(policy: Policy, facts: Facts) -> Finding:
-    """R06 at binding: the contract installed here is the one the policy names."""
-    if facts.contract_hash is None:
-        return missing("R06", "steward", "the contract installed here")
+    """R06 at binding: data set and contract are those the policy names."""
+    if facts.dataset is None or facts.contract_hash is None:
+        return missing("R06", "steward", "the data set and the contract installed here")
     return conclude(
         "R06",
         "steward",
-        [equal("contract here", facts.contract_hash, policy.contract_hash)],
-        good="The contract installed here is the one that the policy names.",
-        bad="The contract installed here is not the one that the policy names.",
+        [
+            equal("data set", facts.dataset, policy.dataset),
+            equal("contract here", facts.contract_hash, policy.contract_hash),
+        ],
+        good="The data set and the contract installed here are those that the policy names.",
+        bad="The data set or the contract installed here is not the one that the policy names.",
     )
 
 
 def contract_agreed(policy: Policy, facts: Facts) -> Finding:
-    """R06 for a plan: one contract hash in plan, policy and department; declaration unchanged."""
+    """R06 for a plan: one contract hash in plan, policy and department; declaration unchanged, of the policy's data set.
+
+    Guarantees:
+        A charge counts under the name that the policy's owner signed: no other file gives a data set a new budget.
+    """
     if facts.plan is None:
         return missing("R06", "steward", "a plan")
-    if facts.contract_hash is None or facts.public_size is None or facts.binding_unchanged is None:
+    if facts.dataset is None or facts.contract_hash is None:
+        return missing("R06", "steward", "the data set and the contract installed here")
+    if facts.public_size is None or facts.binding_unchanged is None:
         return missing("R06", "steward", "the declaration made at binding")
     terms = facts.plan.datasets.get(policy.department)
     if terms is None:
@@ -67,13 +76,14 @@ def contract_agreed(policy: Policy, facts: Facts) -> Finding:
         "R06",
         "steward",
         [
+            equal("data set", facts.dataset, policy.dataset),
             equal("contract in the plan", terms.contract_hash, policy.contract_hash),
             equal("contract here", facts.contract_hash, policy.contract_hash),
             equal("public size in the plan", str(terms.public_size), str(facts.public_size)),
             holds("binding", facts.binding_unchanged, yes="as last validated", no="changed since it was validated"),
         ],
-        good="Plan, policy and department agree on the contract and on the declared size.",
-        bad="Plan, policy and department do not agree on the contract or on the declared size.",
+        good="Plan, policy and department agree on data set, contract and declared size.",
+        bad="Plan, policy and department do not agree on data set, contract or declared size.",
     )
 
 

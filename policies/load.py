@@ -104,27 +104,33 @@ def department_policy(name: str) -> str:
     return _packaged("departments", name)
 
 
-def complete(policy_text: str, *, contract_hash: str, plan_key_fingerprint: str, roster_key_fingerprint: str) -> str:
-    """Add what only this city knows: the agreed contract and the authority's keys.
+def complete(
+    policy_text: str, *, dataset: str, contract_hash: str, plan_key_fingerprint: str, roster_key_fingerprint: str
+) -> str:
+    """Add what only this city knows: the data set, the agreed contract and the authority's keys.
 
-    The contract hash becomes the first line (a top-level key stands before every table), the fingerprints a
+    Contract hash and data set become the first lines (a top-level key stands before every table), the fingerprints a
     table ``[authority]`` at the end. A text that has them already is refused, because TOML takes no key twice.
 
     Args:
-        policy_text: a template without ``contract_hash`` and ``[authority]``.
+        policy_text: a template without ``dataset``, ``contract_hash`` and ``[authority]``.
+        dataset: the data set's name as its binding has it.
         contract_hash: 64 lower-case hex digits.
         plan_key_fingerprint: of the key that signs plans, as :func:`shared.identity.fingerprint` prints it.
         roster_key_fingerprint: of the key that signs rosters.
 
     Raises:
-        ValueError: a fingerprint or the hash is malformed.
+        ValueError: a fingerprint, the hash or the name is malformed.
         ConfigError: the result is not a valid policy.
     """
     pins = AuthorityPins(plan_key_fingerprint=plan_key_fingerprint, roster_key_fingerprint=roster_key_fingerprint)
     if len(contract_hash) != 64 or not set(contract_hash) <= set("0123456789abcdef"):
         raise ValueError("`contract_hash` is 64 lower-case hex digits")
+    if not DEPARTMENT_NAME.fullmatch(dataset):
+        raise ValueError("`dataset` is a lower-case letter, then up to 31 letters, digits or `-`")
     text = (
         f'contract_hash = "{contract_hash}"\n'
+        f'dataset = "{dataset}"\n'
         f"{policy_text.rstrip()}\n\n"
         "[authority]\n"
         f'plan_key_fingerprint = "{pins.plan_key_fingerprint}"\n'

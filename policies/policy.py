@@ -250,8 +250,8 @@ class Policy(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not DEPARTMENT_NAME.fullmatch(self.department):
             raise ValueError("`department` is a lower-case name as on the roster")
-        if not self.dataset:
-            raise ValueError("`dataset` is not empty")
+        if not DEPARTMENT_NAME.fullmatch(self.dataset):
+            raise ValueError("`dataset` is the data set's name as its binding has it")
         if self.valid_until < self.valid_from:
             raise ValueError("`valid_until` is not before `valid_from`")
         if not _HASH.fullmatch(self.contract_hash):

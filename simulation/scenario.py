@@ -27,7 +27,7 @@ class ScenarioDepartment(Record, frozen=True, kw_only=True):
 
     Attributes:
         binding: path of the binding TOML, relative to the scenario file; empty for the packaged data.
-        policy: path of the policy TOML without its ``contract_hash`` and ``authority`` part; empty for the
+        policy: path of the policy TOML without its ``dataset``, ``contract_hash`` and ``authority``; empty for the
             packaged policy of this department.
     """
 

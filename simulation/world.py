@@ -160,9 +160,11 @@ def _found_department(
 ) -> Declaration:
     """Write a department's folder as its own people would: key, policy, signature, configuration, declaration."""
     make_private_folder(home)
+    binding = load_binding(split.train)
     text = complete(
         policy_text,
-        contract_hash=agreement_hash(bound_contract(load_binding(split.train))),
+        dataset=binding.dataset,
+        contract_hash=agreement_hash(bound_contract(binding)),
         plan_key_fingerprint=fingerprint(keys.authority.public),
         roster_key_fingerprint=fingerprint(keys.roster.public),
     ).encode()

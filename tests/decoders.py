@@ -342,6 +342,7 @@ def _texts() -> dict[str, Decoder]:
     )
     policy = complete(
         department_policy("health"),
+        dataset="reports",
         contract_hash="0" * 64,
         plan_key_fingerprint=fingerprint(OFFICE.public),
         roster_key_fingerprint=fingerprint(OFFICE.public),

@@ -99,9 +99,11 @@ def bind(city: DeployedCity, department: str) -> None:
     shutil.copy(source, home / "binding.toml")
     shutil.copy(source.with_suffix(".csv"), home)
     described = load_city(city.authority)
+    binding = load_binding(home / "binding.toml")
     text = complete(
         Path(lowered_policy(city.folder, department)).read_text(),
-        contract_hash=agreement_hash(bound_contract(load_binding(home / "binding.toml"))),
+        dataset=binding.dataset,
+        contract_hash=agreement_hash(bound_contract(binding)),
         plan_key_fingerprint=fingerprint(described.plan_key),
         roster_key_fingerprint=fingerprint(described.roster_key),
     ).encode()

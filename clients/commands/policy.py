@@ -28,7 +28,7 @@ def draft(
     config: ConfigArgument,
     source: Annotated[str, typer.Argument(help="A packaged policy or template, or a TOML file.", metavar="POLICY")],
 ) -> None:
-    """Write policy.toml for the bound contract and the pinned authority; edit it before it is signed."""
+    """Write policy.toml for the bound data set and the pinned authority; edit it before it is signed."""
     from clients.policy_file import write_policy
 
     print_lines([f"Written: {write_policy(config, source)}. Read it, change it, then have its owner sign it."])

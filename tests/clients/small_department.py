@@ -60,10 +60,11 @@ def found_office(folder: Path, *, rows: Edit = same, binding: Edit = same, polic
         shutil.copy(MESSAGES / name, folder / name)
     office = Office(folder, IdentityKey.generate())
     keys = {name: IdentityKey.generate() for name in ("roster", "authority", "police")}
-    contract = agreement_hash(bound_contract(load_binding(office.binding)))
+    bound = load_binding(office.binding)
     text = complete(
         Path(lowered_policy(folder, "police")).read_text(),
-        contract_hash=contract,
+        dataset=bound.dataset,
+        contract_hash=agreement_hash(bound_contract(bound)),
         plan_key_fingerprint=fingerprint(keys["authority"].public),
         roster_key_fingerprint=fingerprint(keys["roster"].public),
     )

@@ -114,8 +114,9 @@ def other_contract(text: str) -> str:
         (lambda text: text.replace("valid_until = 2035-12-31", "valid_until = 2025-12-31"), "R01"),
         (other_contract, "R06"),
         (lambda text: text.replace('identifiers = ["service_request_id"]', "identifiers = []"), "R07"),
+        (lambda text: text.replace('dataset = "police-fixture"', 'dataset = "police-2"'), "R06"),
     ],
-    ids=["expired", "contract", "columns"],
+    ids=["expired", "contract", "columns", "data-set"],
 )
 def test_p4_a_policy_that_says_no_refuses_to_bind_and_writes_every_finding(
     tmp_path: Path, policy: Edit, rule: str
@@ -128,6 +129,16 @@ def test_p4_a_policy_that_says_no_refuses_to_bind_and_writes_every_finding(
     (decision,) = decisions(office)
     assert [item.rule for item in decision.failed] == [rule]
     assert len(decision.findings) >= 4
+
+
+def test_p3_a_data_set_gets_no_new_budget_by_a_new_name_in_its_unsigned_binding(tmp_path: Path) -> None:
+    office = found_office(
+        tmp_path, binding=lambda text: text.replace('dataset = "police-fixture"', 'dataset = "police-2"')
+    )
+    error = refusal(office)
+    assert isinstance(error, PolicyViolation)
+    assert "R06 (found data set: police-2; allowed data set: police-fixture" in error.message
+    assert not declaration_path(office.binding).exists()
 
 
 def test_a_binding_that_is_not_the_configured_one_is_refused(tmp_path: Path) -> None:

@@ -295,6 +295,16 @@ def test_p4_a_contract_mismatch_names_its_rule_in_the_journal(city: City) -> Non
     assert "R06 (found contract in the plan: 000000" in police.last_refusal.message
 
 
+def test_p3_a_plan_is_not_charged_to_a_name_that_the_policy_owner_did_not_sign(city: City) -> None:
+    police = city.world.participants[POLICE]
+    renamed = msgspec.structs.replace(police.department.declaration, dataset="police-2")
+    police.department = replace(police.department, declaration=renamed)
+    police.handle(encode(approved_plan(city)))
+    assert isinstance(police.last_refusal, PolicyViolation)
+    assert "R06 (found data set: police-2; allowed data set: police-fixture" in police.last_refusal.message
+    assert EntryKind.RESERVED not in kinds(police)
+
+
 def test_p4_a_recipient_that_the_policy_does_not_list_is_named_in_the_journal(city: City) -> None:
     police = city.world.participants[POLICE]
     police.handle(encode(approved_plan(city, release=ReleaseTerms(recipients=(*HOLDERS, "parks")))))

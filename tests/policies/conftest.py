@@ -54,6 +54,7 @@ def owner() -> IdentityKey:
 def policy_text() -> str:
     return complete(
         department_policy("transport"),
+        dataset="reports",
         contract_hash=CONTRACT,
         plan_key_fingerprint=fingerprint(PLAN_KEY.public),
         roster_key_fingerprint=fingerprint(ROSTER_KEY.public),
@@ -102,6 +103,7 @@ def facts(plan: Plan, policy_text: str, owner: IdentityKey) -> Facts:
         today=dt.date(2026, 6, 1),
         stopped=False,
         signed_policy=open_policy(signed.text, signed.signature, owner.public, "policy.toml"),
+        dataset="reports",
         contract_hash=CONTRACT,
         columns=("service_request_id", "description", "request"),
         rows_ok=2048,

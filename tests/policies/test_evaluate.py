@@ -152,7 +152,7 @@ def test_an_impossible_fact_refuses_and_does_not_escape(policy: Policy, facts: F
 
 def test_p4_default_deny_a_policy_that_allows_nothing_refuses(facts: Facts) -> None:
     pins = 'plan_key_fingerprint = "{0}"\nroster_key_fingerprint = "{0}"\n'.format(" ".join(["0000"] * 8))
-    text = f'contract_hash = "{"0" * 64}"\n{template("deny-all")}\n[authority]\n{pins}'
+    text = f'dataset = "none"\ncontract_hash = "{"0" * 64}"\n{template("deny-all")}\n[authority]\n{pins}'
     deny = load_toml(text, Policy, where="deny-all")
     for phase in Phase:
         assert not evaluate(deny, facts, phase).accepted

@@ -74,6 +74,11 @@ CASES = [
     Case(governance.purpose_allowed, "facts.plan.purpose", "emergency-triage ", False),
     Case(governance.purpose_allowed, "facts.plan.purpose", "", False),
     # R06
+    Case(governance.contract_installed, "facts.dataset", None, False),
+    Case(governance.contract_installed, "facts.dataset", "reports-2", False),
+    Case(governance.contract_agreed, "facts.dataset", None, False),
+    Case(governance.contract_agreed, "facts.dataset", "reports-2", False),
+    Case(governance.contract_agreed, "policy.dataset", "reports-2", False),
     Case(governance.contract_installed, "facts.contract_hash", None, False),
     Case(governance.contract_installed, "facts.contract_hash", "ac" * 32, False),
     Case(governance.contract_agreed, "facts.contract_hash", "ac" * 32, False),
