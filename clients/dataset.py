@@ -52,7 +52,7 @@ def load_dataset(
         binding: where the rows are.
         contract: what they should be.
         features: contract properties of role ``feature`` and type ``string``, at least one.
-        label: contract property of role ``label`` that is a number.
+        label: contract property of role ``label`` that is a number; rows are usable where it is 0 or 1.
         max_records: most rows of a person, where the binding tells persons apart; None keeps all.
 
     Raises:

@@ -35,7 +35,7 @@ def make_owner_key(path: Path) -> str:
 
 
 def write_policy(config_path: Path, source: str) -> Path:
-    """Write a policy from a packaged one, completed by the bound data set, its contract and the pinned keys of the authority.
+    """Write a policy from a packaged one, completed by the bound data set and the pinned keys of the authority.
 
     Args:
         config_path: this department's ``client.toml``.

@@ -27,6 +27,7 @@ from shared.errors import ConfigError, JournalError
 from shared.identity import DepartmentId
 from shared.journal import EntryKind, Head, Journal
 from shared.keystore import load_identity
+from shared.messages import KeyAdvert
 from shared.privacy.ledger import PlanCharge, PrivacyLedger
 from shared.private_files import make_private_folder, replace_private_file
 from shared.roster import KeyState, key_states, open_roster
@@ -176,7 +177,7 @@ def _charge(
     charged: list[bytes] = []
     closed = ""
     for run in sorted(at_work):
-        charge = ledger.charge_of(run) or _full_charge(config_path, run)
+        charge = ledger.charge_of(run) or _full_charge(config_path, run, _policies_of(run, lines))
         if charge is None:
             closed = "restore-plan-unknown"
         else:
@@ -197,11 +198,22 @@ def _require_complete(lines: Sequence[ReceiptLine], runs: Iterable[bytes]) -> No
         )
 
 
-def _full_charge(config_path: Path, run: bytes) -> PlanCharge | None:
-    """Return what a run costs that the backup's ledger does not know; None where that cannot be established."""
+def _policies_of(run: bytes, lines: Sequence[ReceiptLine]) -> frozenset[bytes]:
+    """Return the digests of the policies under which this department signed that it takes part in a run."""
+    signed = [line.signed for line in lines if line.label == "key-advert" and line.run_id() == run]
+    return frozenset(decode(item.body, KeyAdvert, error=JournalError).policy_hash for item in signed if item)
+
+
+def _full_charge(config_path: Path, run: bytes, policies: frozenset[bytes]) -> PlanCharge | None:
+    """Return what a run costs that the backup's ledger does not know; None where that cannot be established.
+
+    A plan names no data set; the policy that the department's own adverts name does (R06).
+    """
     config = load_config(config_path)
     declaration = load_declaration(config_path.parent / config.binding)
-    policy = load_policy(config_path, config).policy
+    signed = load_policy(config_path, config)
+    if policies != {signed.digest} or declaration.dataset != signed.policy.dataset:
+        return None
     try:
         plan = plan_of_run(config_path, run)
     except ConfigError as error:
@@ -210,7 +222,7 @@ def _full_charge(config_path: Path, run: bytes) -> PlanCharge | None:
         return None
     terms = plan.datasets.get(DepartmentId(config.department))
     same = terms is not None and _is_about(declaration, terms.contract_hash, terms.public_size, plan.privacy.unit)
-    return charge_of(plan, declaration, policy) if same else None
+    return charge_of(plan, declaration, signed.policy) if same else None
 
 
 def _is_about(declaration: Declaration, contract_hash: str, public_size: int, unit: str) -> bool:

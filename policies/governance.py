@@ -58,7 +58,7 @@ def contract_installed(policy: Policy, facts: Facts) -> Finding:
 
 
 def contract_agreed(policy: Policy, facts: Facts) -> Finding:
-    """R06 for a plan: one contract hash in plan, policy and department; declaration unchanged, of the policy's data set.
+    """R06 for a plan: one contract hash in plan, policy and department; the declared data set is the policy's.
 
     Guarantees:
         A charge counts under the name that the policy's owner signed: no other file gives a data set a new budget.

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from clients.backup import make_backup
-from clients.binding import load_declaration
+from clients.binding import load_declaration, write_declaration
 from clients.config import load_config, load_policy, open_journal
 from clients.department import budgets_of, charge_of
 from clients.enrol import enrol
@@ -57,8 +57,11 @@ class Lost:
     def identity(self) -> IdentityKey:
         return load_identity(self.city.home(POLICE) / "identity.key")
 
-    def advert(self, run: bytes, *, key: IdentityKey | None = None, until: str = "") -> ReceiptLine:
+    def advert(
+        self, run: bytes, *, key: IdentityKey | None = None, until: str = "", policy: bytes = b""
+    ) -> ReceiptLine:
         """What the department signs when it joins a run."""
+        config = self.city.config(POLICE)
         advert = KeyAdvert(
             version=1,
             run=run,
@@ -66,7 +69,7 @@ class Lost:
             department=POLICE,
             hpke_key=bytes(PUBLIC_KEY_BYTES),
             roster_hash=bytes(32),
-            policy_hash=bytes(32),
+            policy_hash=policy or load_policy(config, load_config(config)).digest,
             heads_seen={},
         )
         return receipt_line("key-advert", sign_record(key or self.identity, "key-advert", advert), run=b"", until=until)
@@ -86,7 +89,7 @@ class Lost:
         rosters: Sequence[Path] = (),
     ) -> Restored:
         """Restore into a new home; the rows come back from elsewhere."""
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         receipts = folder.with_suffix(".jsonl")
         receipts.write_bytes(b"".join(msgspec.json.encode(item) + b"\n" for item in lines or self.lines))
         shutil.copy(self.city.home(POLICE) / f"{POLICE}.csv", folder)
@@ -192,6 +195,26 @@ def test_p3_a_run_whose_plan_is_not_known_closes_the_ledger(lost: Lost, tmp_path
             with pytest.raises(CityFedError) as caught:
                 ledger.reserve(again, budgets)
             assert caught.value.code == "budget-lost"
+
+
+def test_p3_a_run_under_another_policy_than_the_backups_closes_the_ledger(lost: Lost, tmp_path: Path) -> None:
+    """Its data set is known to nobody: contract, size and unit may be those of what is bound in the backup."""
+    run = lost.plan.run_id()
+    told = tuple(line for line in lost.lines if line.label != "key-advert" or line.run_id() != run)
+    adverts = (lost.advert(run), lost.advert(run, policy=bytes([1]) * 32))
+    restored = lost.restore(tmp_path / "other", lost.before, (*told, adverts[1]))
+    assert (restored.charged, restored.closed) == ((), "restore-plan-unknown")
+    both = lost.restore(tmp_path / "both", lost.before, (*told, *adverts))
+    assert both.closed == "restore-plan-unknown"
+
+
+def test_p3_a_run_is_not_charged_to_a_data_set_that_the_policy_does_not_name(lost: Lost, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    name = load_config(lost.city.config(POLICE)).binding
+    declaration = load_declaration(lost.city.home(POLICE) / name)
+    write_declaration(home / name, msgspec.structs.replace(declaration, dataset="another"))
+    assert lost.restore(home, lost.before).closed == "restore-plan-unknown"
 
 
 def test_p5_receipts_of_another_journal_are_refused(lost: Lost, tmp_path: Path) -> None:

@@ -197,6 +197,9 @@ def _checks(item: Property) -> list[pa.Check]:
         checks.append(pa.Check.ge(limits.minimum, error="range"))
     if limits.maximum is not None:
         checks.append(pa.Check.le(limits.maximum, error="range"))
+    if item.role == "label" and item.type in {"integer", "number"}:
+        # Whatever the contract's limits are: tasks learn two classes, and a third one must not stop a round.
+        checks.append(pa.Check.isin([0, 1], error="range"))
     if item.enum:
         checks.append(pa.Check.isin(list(item.enum), error="enum"))
     return checks

@@ -111,12 +111,13 @@ def spent_by(
 ) -> Spent:
     """Return what of these accounts counts in the budgets of a data set and its population."""
     mine = [account for account in accounts if account.charge.dataset == dataset]
+    others = [account for account in accounts if population and account.charge.population == population]
     days = budgets.window.days if budgets.window is not None else 0
     return Spent(
         dataset=events_of(mine),
         window=events_of(account for account in mine if days and account.in_window(days, now)),
-        population=events_of(item for item in accounts if population and item.charge.population == population),
-        units=tuple(sorted({account.charge.unit for account in mine if account.counted_attempts})),
+        population=events_of(others),
+        units=tuple(sorted({account.charge.unit for account in (*mine, *others) if account.counted_attempts})),
         closed=is_closed(mine),
         lost=lost,
     )

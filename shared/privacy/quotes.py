@@ -23,7 +23,7 @@ class Spent(Record, frozen=True, kw_only=True):
         dataset: events of the data set's whole life.
         window: those of them that lie in the window, as far as anybody can tell.
         population: events of all data sets of the same population.
-        units: privacy units that the data set was charged for.
+        units: privacy units that the data set and its population were charged for.
         closed: whether a first plan took the data set's lifetime by PLD alone.
         lost: whether nobody knows what was spent, because a disk was lost.
     """
@@ -205,11 +205,11 @@ def _refusals(
         yield "budget-lost", "What was spent before a disk was lost cannot be established, so the ledger is closed."
     if charge.delta > budgets.run.delta:
         yield "budget-delta", _over("delta of the run", charge.delta, budgets.run.delta)
-    if set(spent.units) - {charge.unit}:
+    if other := sorted(set(spent.units) - {charge.unit}):
         # Neither figure could be added to the other: nobody knows how many records a person had.
         yield (
             "budget-unit",
-            f"The data set was charged per {spent.units[0]} before, the plan charges per {charge.unit}.",
+            f"The data set or its population was charged per {other[0]} before, the plan charges per {charge.unit}.",
         )
     if charge.unit != "record" and budgets.population is None:
         yield (

@@ -6,6 +6,7 @@ import csv
 import io
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from clients.binding import Binding, Source, bound_contract, load_binding
 from clients.dataset import Dataset, load_dataset
-from shared.contracts.contract import packaged_contract
+from shared.contracts.contract import load_contract, packaged_contract
 from shared.errors import ContractError
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "messages"
@@ -49,6 +50,17 @@ def test_the_fixture_loads_and_both_labels_are_there(department: str) -> None:
 def test_bad_rows_are_dropped_and_the_others_keep_their_order(tmp_path: Path) -> None:
     data = load(bound(tmp_path, [("a", "1"), ("b", "2"), ("", "0"), ("c", "1.7"), ("d", "0")]))
     assert data.texts == ("a", "d")
+    assert data.labels.tolist() == [1.0, 0.0]
+
+
+def test_p1_a_label_of_a_third_class_stops_no_round_where_the_contract_sets_no_limits(tmp_path: Path) -> None:
+    source = (resources.files("shared.contracts") / "health" / "report-1.0.0.odcs.yaml").read_text("utf-8")
+    limits = "logicalTypeOptions: {minimum: 0, maximum: 1}"
+    assert source.count(limits) == 1
+    contract = load_contract(source.replace(limits, ""), where="contract")
+    binding = bound(tmp_path, [("a", "1"), ("strange", "2"), ("b", "0")])
+    data = load_dataset(binding, contract, features=("description",), label="request")
+    assert data.texts == ("a", "b")
     assert data.labels.tolist() == [1.0, 0.0]
 
 

@@ -214,7 +214,7 @@ def test_completing_twice_is_refused(policy_text: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(PINS))
 def test_completing_with_a_malformed_value_is_the_callers_mistake(name: str) -> None:
-    with pytest.raises(ValueError, match="hex digits|lower-case letter"):
+    with pytest.raises(ValueError, match=r"hex digits|lower-case letter"):
         complete(template("deny-all"), **{**PINS, name: 'x"\nversion = 2'})
 
 

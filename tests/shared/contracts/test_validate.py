@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from typing import Literal
 
 import msgspec
 import pandas as pd
@@ -91,6 +92,23 @@ def test_one_broken_rule_is_named_once_and_drops_its_row(cells: dict[str, str], 
 @pytest.mark.parametrize("text", ["NA", "None", "nan", "null", "no", "0", " ", "x" * 5000])
 def test_words_that_look_like_missing_values_are_text(text: str) -> None:
     assert usable_rows(frame(row(description=text)), HEALTH)["description"].tolist() == [text]
+
+
+@pytest.mark.parametrize(
+    ("kind", "cells"), [("integer", ["2", "-1", "100"]), ("number", ["2", "0.5", "1.000000001", "1e300"])]
+)
+@pytest.mark.parametrize("limits", [Limits(), Limits(maximum=1)], ids=["none", "maximum"])
+def test_p1_a_row_with_another_label_than_0_or_1_is_a_bad_row_whatever_the_contracts_limits_are(
+    kind: Literal["integer", "number"], cells: list[str], limits: Limits
+) -> None:
+    label = msgspec.structs.replace(HEALTH.by_name["request"], type=kind, limits=limits)
+    others = tuple(item for item in HEALTH.properties if item.name != "request")
+    contract = msgspec.structs.replace(HEALTH, properties=(*others, label))
+    data = frame(row(), row(request="0"), *(row(request=cell) for cell in cells))
+    report = validate(data, contract)
+    assert report.failures == (RuleFailure(rule="range", column="request", count=len(cells)),)
+    assert report.usable == 2
+    assert usable_rows(data, contract)["request"].tolist() == [1, 0]
 
 
 def test_a_report_counts_rows_once_and_rules_each() -> None:

@@ -248,6 +248,19 @@ def test_p3_a_data_set_is_charged_per_record_or_per_person_and_never_both(ledger
     ledger.reserve(then, budgets())
 
 
+def test_p3_a_population_is_charged_per_person_or_per_device_and_never_both(ledger: PrivacyLedger) -> None:
+    """A person may have several devices, so what one lost says nothing about the other."""
+    device = charge("d", dataset="sensors", unit="device", population="residents")
+    reservation = ledger.reserve(of_persons("p", "calls-2026"), budgets())
+    quote = ledger.quote(device, budgets())
+    assert quote.code == "budget-unit"
+    assert quote.reason.endswith("charged per person before, the plan charges per device.")
+    assert code_of(lambda: ledger.reserve(device, budgets())) == "budget-unit"
+    assert ledger.quote(msgspec.structs.replace(device, population="vehicles"), budgets()).fits
+    reservation.settle()  # nothing was released, so nothing stands in the way
+    ledger.reserve(device, budgets())
+
+
 # --- what the department sees --------------------------------------------------------------------------------
 
 
