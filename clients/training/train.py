@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from clients.training.clipping import GRID_BITS, Clip, ClippedSum, summed_gradient, trained_parameters
+from clients.training.clipping import GRID_BITS, MOST_AT_ONCE, Clip, ClippedSum, summed_gradient, trained_parameters
 from clients.training.engines import Engine
 from clients.training.extras import release_extras
 from clients.training.noise import RandomSource, StepStream
@@ -29,9 +29,6 @@ from shared.plan import LocalOptimizer, ModelSpec, Plan
 from shared.privacy.plan import PerformanceFlags, PrivacyParams
 from shared.tasks.device import one_thread, resolve_device
 from shared.tasks.text import Prepared, build, export_vector, load_vector, per_unit_loss, trained_layout
-
-HEAD_BATCH = 8192
-"""A head's records are short vectors: so many at least go through it at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,8 +225,8 @@ class Trainer:
     @property
     def _at_once(self) -> int:
         """Most records in one pass."""
-        at_least = HEAD_BATCH if self.settings.model.trainable == "head" else 1
-        return max(self.flags.physical_batch_size, at_least)
+        # A head's records are short vectors, and all that one part may have go through it at once.
+        return MOST_AT_ONCE if self.settings.model.trainable == "head" else self.flags.physical_batch_size
 
     @contextmanager
     def _attached(self, parameters: Vector) -> Iterator[ClippedSum]:

@@ -9,10 +9,12 @@ from clients.training.clipping import (
     AUTOMATIC_STABILITY,
     CLIP_MARGIN,
     MAX_PARAMETERS,
+    MOST_AT_ONCE,
     SUM_BITS,
     Clip,
     Loss,
     clipped_rows,
+    micro_batches,
     summed_gradient,
 )
 from shared.tasks.text import Prepared
@@ -89,6 +91,12 @@ def test_the_sum_is_rounded_once_and_not_once_a_micro_batch(values: list[int], p
     assert total(values, physical) == total(values, 6)
 
 
+@pytest.mark.parametrize("setting", [MOST_AT_ONCE, 1 << 40])
+def test_p2_no_setting_puts_more_units_in_one_part_than_float32_was_measured_with(setting: int) -> None:
+    parts = [len(part) for part in micro_batches(steps_of([1] * (2 * MOST_AT_ONCE + 5)), setting)]
+    assert parts == [MOST_AT_ONCE, MOST_AT_ONCE, 5]
+
+
 def test_no_units_sum_to_zero() -> None:
     assert total([]) == 0
 
@@ -96,3 +104,8 @@ def test_no_units_sum_to_zero() -> None:
 def test_rounding_takes_at_most_half_of_the_margin() -> None:
     # Of the sum with and of the sum without a unit: half a step of 2^-20 C each in every coordinate.
     assert np.sqrt(MAX_PARAMETERS) * 2.0**-20 <= (1 - CLIP_MARGIN) / 2
+
+
+def test_a_float32_sum_of_256_units_takes_at_most_the_other_half() -> None:
+    units = 256
+    assert np.square(units) * 2.0**-24 * 2 <= (1 - CLIP_MARGIN) / 2

@@ -8,11 +8,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.training.clipping import Clip, micro_batches
 from clients.training.engines import BOOKKEEPING, CANDIDATES, OPACUS, Engine
+from clients.training.engines.fold import fold_of
 from clients.training.noise import UnsafeSeededSource
 from clients.training.preflight import choose_engine, synthetic_units
 from clients.training.train import TrainingSettings, train_round
@@ -243,6 +246,43 @@ def test_micro_batches_part_no_person_and_lose_none(weights: Path, which: str) -
         assert sum(part.units for part in parts) == data.units
         assert sorted(size for part in parts for size in part.sizes.tolist()) == [1, 2, 2, 3, 5, 7]
         assert all(len(part) < records + 7 for part in parts)
+
+
+def features(sizes: Sequence[int]) -> Prepared:
+    count = sum(sizes)
+    rows = torch.from_numpy(np.random.default_rng(8).standard_normal((count, 3)).astype(np.float32))
+    return Prepared((rows,), None, np.ones(count, dtype=np.int64), owners_of(sizes))
+
+
+def folded(part: Prepared) -> int:
+    """Return how many rows an engine makes of a part's records, empty ones counted."""
+    rows = fold_of(part).rows([part.inputs[0]], 3)
+    return rows.shape[0] * rows.shape[1]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 40))
+def test_the_largest_person_sets_the_memory_of_no_other_part(sizes: list[int], records: int) -> None:
+    parts = list(micro_batches(features(sizes), records))
+    assert sorted(size for part in parts for size in part.sizes.tolist()) == sorted(sizes)
+    assert all(folded(part) <= records or part.units == 1 for part in parts)
+
+
+@pytest.mark.parametrize("largest", [1, 150, 1000])
+def test_p2_one_persons_number_of_records_hardly_changes_what_a_step_computes(largest: int) -> None:
+    parts = [folded(part) for part in micro_batches(features([1] * 3000 + [largest] + [1] * 2000), 8192)]
+    assert len(parts) <= 2
+    assert sum(parts) == 5000 + largest
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+def test_the_cuts_between_persons_change_nothing_else(engine: Engine) -> None:
+    sizes = (1, 5, 1, 2, 3, 1, 12)
+    case = CASES["linear"]
+    model, units = case.model(), replace(case.units(sum(sizes)), owners=owners_of(sizes))
+    expected = engine_sum(engine, model, units, Clip(1.0))
+    for records in (1, 4, 30):
+        found = sum(engine_sum(engine, model, part, Clip(1.0)) for part in micro_batches(units, records))
+        assert (found - expected).norm() <= 1e-5
 
 
 def test_pooled_departments_keep_their_persons_apart(weights: Path) -> None:
