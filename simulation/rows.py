@@ -8,17 +8,21 @@ from __future__ import annotations
 import csv
 import hashlib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
 
+from clients.persons import owners_of
 from shared.errors import ConfigError
 from shared.private_files import make_private_folder, write_private_file
 
 TRAIN_BINDING = "binding.toml"
 HOLDOUT_BINDING = "holdout.toml"
+
+Unit = list[list[str]]
+"""Rows that stay on one side: a single one, or those of one owner."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +50,27 @@ class Split:
 def split_rows(binding: Path, folder: Path, *, seed: int, limit: int, holdout: float) -> Split:
     """Split the rows behind a binding into two files with a binding each.
 
+    Where the binding names an owner, owners are split and not rows: nobody is measured on whom the model was trained.
+
     Args:
         binding: the department's binding TOML.
         folder: where to write; made private.
         seed: draws the split; the same seed gives the same split on every machine.
         limit: use at most this many rows, 0 for all; which ones does not depend on the seed.
-        holdout: share of the rows to be measured on.
+        holdout: share of the rows, or of their owners, to be measured on.
 
     Raises:
         ConfigError: ``binding-unreadable``, ``rows-unreadable``.
     """
     tree = _binding_tree(binding)
     header, rows = _read_csv(binding.parent / str(tree["source"]["path"]))
-    chosen = _shuffled(rows, "limit")[: limit or None]
-    mixed = _shuffled(chosen, f"seed {seed}")
+    owner = _owner_column(tree, header, binding)
+    chosen = _shuffled([[row] for row in rows], "limit")[: limit or None]
+    mixed = _shuffled(chosen if owner is None else _by_owner(chosen, owner), f"seed {seed}")
     cut = round(len(mixed) * holdout)
     make_private_folder(folder)
     for name, part in (("holdout", mixed[:cut]), ("train", mixed[cut:])):
-        _write_csv(folder / f"{name}.csv", header, part)
+        _write_csv(folder / f"{name}.csv", header, _flat(part))
     split = Split(folder)
     for path, file in ((split.train, "train.csv"), (split.holdout, "holdout.csv")):
         source = {**tree, "source": {**tree["source"], "path": file}}
@@ -80,6 +87,32 @@ def _binding_tree(binding: Path) -> dict[str, dict[str, object]]:
     if not isinstance(tree.get("source"), dict) or "path" not in tree["source"]:
         raise ConfigError("binding-unreadable", f"{binding} names no `source.path`.")
     return tree
+
+
+def _owner_column(tree: Mapping[str, object], header: list[str], binding: Path) -> int | None:
+    """Return where the rows' owner stands, or None where each row is a unit of its own."""
+    owner, columns = tree.get("owner"), tree.get("columns")
+    if not owner:
+        return None
+    names = [name.removeprefix("\ufeff") for name in header]
+    column = columns.get(owner) if isinstance(columns, dict) else None
+    if column not in names:
+        raise ConfigError("binding-unreadable", f"{binding} names an `owner`, but no column of its rows for it.")
+    return names.index(column)
+
+
+def _by_owner(units: Sequence[Unit], column: int) -> list[Unit]:
+    """Put the rows of one owner together; a row that does not name exactly one stays alone, as no data set keeps it."""
+    groups: dict[object, Unit] = {}
+    for position, row in enumerate(_flat(units)):
+        named = owners_of(row[column]) if column < len(row) else ()
+        groups.setdefault(named if len(named) == 1 else position, []).append(row)
+    return list(groups.values())
+
+
+def _flat(units: Sequence[Unit]) -> list[list[str]]:
+    """Return the rows of units, one after another."""
+    return [row for unit in units for row in unit]
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -101,11 +134,11 @@ def _write_csv(path: Path, header: list[str], rows: Sequence[list[str]]) -> None
         writer.writerows(rows)
 
 
-def _shuffled(rows: Sequence[list[str]], salt: str) -> list[list[str]]:
-    """Order rows by a keyed hash of position and content: no generator state, no dependence on the platform."""
+def _shuffled(units: Sequence[Unit], salt: str) -> list[Unit]:
+    """Order units by a keyed hash of position and first row: no generator state, no dependence on the platform."""
 
-    def key(item: tuple[int, list[str]]) -> bytes:
-        position, row = item
-        return hashlib.sha256("\x1f".join((salt, str(position), *row)).encode()).digest()
+    def key(item: tuple[int, Unit]) -> bytes:
+        position, unit = item
+        return hashlib.sha256("\x1f".join((salt, str(position), *unit[0])).encode()).digest()
 
-    return [row for _, row in sorted(enumerate(rows), key=key)]
+    return [unit for _, unit in sorted(enumerate(units), key=key)]

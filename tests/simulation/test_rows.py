@@ -43,6 +43,49 @@ def test_a_seed_gives_one_split_and_another_seed_another(tmp_path: Path) -> None
     assert split(tmp_path / "one2", seed=2) != split(tmp_path / "one3", seed=1)
 
 
+def persons(folder: Path, cells: list[str], column: str = "who", binding: str = "who") -> Path:
+    """Write rows of persons, with the column and the binding's name for it, and return the binding."""
+    with (folder / "own.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["text", column], *([f"text {at}", cell] for at, cell in enumerate(cells))])
+    tree = f'unit = "person"\nowner = "id"\n[source]\npath = "own.csv"\n[columns]\nid = "{binding}"\n'
+    (folder / "own.toml").write_text(tree)
+    return folder / "own.toml"
+
+
+@pytest.mark.parametrize("limit", [0, 60])
+@pytest.mark.parametrize("seed", range(5))
+def test_p3_nobody_is_measured_on_whom_the_model_was_trained(tmp_path: Path, seed: int, limit: int) -> None:
+    spellings = ["Ann", " ann", "ANN ", "Bo", "bo", *(f"p{number % 12}" for number in range(70)), "", "Ann; Bo"]
+    made = split_rows(persons(tmp_path, spellings), tmp_path / "out", seed=seed, limit=limit, holdout=0.25)
+    train, held = ([row[1] for row in rows_of(made.folder / name)] for name in ("train.csv", "holdout.csv"))
+    assert len(train) + len(held) == (limit or len(spellings))
+    if not limit:
+        assert sorted(train + held) == sorted(spellings)
+    sides = [{cell.strip().casefold() for cell in side if cell and ";" not in cell} for side in (train, held)]
+    assert min(map(len, sides)) > 0
+    assert not set.intersection(*sides)
+
+
+def test_the_holdout_is_a_share_of_the_persons_and_the_seed_draws_whom(tmp_path: Path) -> None:
+    binding = persons(tmp_path, [f"p{number // 4}" for number in range(80)])
+    held = []
+    for seed in (1, 2):
+        made = split_rows(binding, tmp_path / str(seed), seed=seed, limit=0, holdout=0.25)
+        held.append({row[1] for row in rows_of(made.folder / "holdout.csv")})
+        assert len(held[-1]) == 5
+    assert held[0] != held[1]
+
+
+def test_an_owner_is_found_behind_a_byte_order_mark_and_refused_without_a_column(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("\ufeffwho,n\na,1\na,2\nb,3\nb,4\n")
+    (tmp_path / "own.toml").write_text('owner = "id"\n[source]\npath = "own.csv"\n[columns]\nid = "who"\n')
+    made = split_rows(tmp_path / "own.toml", tmp_path / "out", seed=1, limit=0, holdout=0.5)
+    assert len({row[0] for row in rows_of(made.folder / "holdout.csv")}) == 1
+    with pytest.raises(CityFedError) as caught:
+        split_rows(persons(tmp_path, ["a"], binding="other"), tmp_path / "out2", seed=1, limit=0, holdout=0.5)
+    assert caught.value.code == "binding-unreadable"
+
+
 def test_a_limit_takes_the_same_rows_whatever_the_seed(tmp_path: Path) -> None:
     chosen = [sorted(itertools.chain(*split(tmp_path / str(seed), seed=seed, limit=40))) for seed in (1, 2)]
     assert chosen[0] == chosen[1]
