@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 import msgspec
 
 from server.home import AuthorityHome
+from server.roster import load_members
 from server.runs import INTERRUPTED, RunFolder, RunStatus, run_folders
 from server.superlink import Control, SuperLink, open_control
 from shared.errors import CityFedError
+from shared.identity import DepartmentId
 from shared.supervise import read_status
 
 _LOG = logging.getLogger(__name__)
@@ -58,14 +60,24 @@ class Resumer:
             return
         self._not_before = self.clock() + _LOOK_S
         try:
-            for folder in run_folders(self.home):
-                status = folder.status()
-                if status.code == INTERRUPTED or never_began(self.superlink, folder):
-                    self._again(folder, status)
-        except CityFedError as error:
-            _LOG.info("no run was started again: %s", error.code)
+            folders = list(run_folders(self.home))
         except OSError as error:
             _LOG.warning("no run was started again: %s", type(error).__name__)
+            return
+        for folder in folders:
+            self._look(folder)
+
+    def _look(self, folder: RunFolder) -> None:
+        """Look at one run; whatever is wrong with it or on the way holds up no other one."""
+        name = folder.path.name
+        try:
+            status = folder.status()
+            if status.code == INTERRUPTED or never_began(self.superlink, folder):
+                self._again(folder, status)
+        except CityFedError as error:
+            _LOG.info("run %s was not started again: %s", name, error.code)
+        except OSError as error:
+            _LOG.warning("run %s was not started again: %s", name, type(error).__name__)
 
     def _again(self, folder: RunFolder, status: RunStatus) -> None:
         """Submit one run again, under the same id, unless it was started too often or a moment ago."""
@@ -78,12 +90,17 @@ class Resumer:
         if tries.starts >= MOST_STARTS:
             folder.give_up(f"The process of the run ended {MOST_STARTS} times. {status.message}")
             return
+        submitted = folder.submitted()
         with self.control_of(self.superlink) as control:
+            enrolled = control.enrol(load_members(self.home).node_keys)
+            # A rotated key is another node to Flower. Written first: the process of the run reads it as it begins.
+            nodes = {member: enrolled.get(DepartmentId(member), node) for member, node in submitted.nodes.items()}
+            folder.write_submitted(msgspec.structs.replace(submitted, nodes=nodes))
             flower_run = control.start(name)
         pause = min(_FIRST_PAUSE_S * 2**tries.starts, _LONGEST_PAUSE_S)
         self._tries[name] = _Tries(tries.rounds, tries.starts + 1, self.clock() + pause)
         _LOG.warning("run %s was interrupted and goes on from its checkpoint", name)
-        folder.write_submitted(msgspec.structs.replace(folder.submitted(), flower_run=flower_run))
+        folder.write_submitted(msgspec.structs.replace(submitted, nodes=nodes, flower_run=flower_run))
         folder.wait_for_process(service.supervisor)
 
 
@@ -93,8 +110,10 @@ def never_began(superlink: SuperLink, folder: RunFolder) -> bool:
     Raises:
         SetupError: ``superlink-unreachable``, ``superlink-refused``.
     """
+    if folder.status().state != "submitted":
+        return False
     number = folder.submitted().flower_run
-    if not number or folder.status().state != "submitted":
+    if not number:  # whoever submits it is about to write it
         return False
     with open_control(superlink) as control:
         finished = control.run(number).status == "finished"

@@ -4,7 +4,7 @@
 
     runs/lock                held while somebody submits a run
     runs/RUN/                the run's id in hex
-    ├── run.json              what was submitted: plan, Flower's number, node ids
+    ├── run.json              what was submitted: plan, Flower's number, node ids; a folder without it is no run
     ├── status.json           how it stands; written again and again while it goes on
     ├── log.jsonl             what the process of the run had to say
     ├── state/                checkpoint: from it the run goes on in another process
@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import shutil
 from collections.abc import Iterator
@@ -32,9 +33,14 @@ from shared.supervise import ProgramStatus, is_alive
 
 State = Literal["submitted", "running", "completed", "failed"]
 _FINISHED: Final = frozenset({"completed", "failed"})
+_SUBMITTED: Final = "run.json"
+_STATUS: Final = "status.json"
 
 INTERRUPTED: Final = "run-interrupted"
 """Code of a run whose process ended before the run did."""
+
+UNREADABLE: Final = "run-unreadable"
+"""Code of a run whose status file is lost or damaged: it holds up nobody, and does not go on."""
 
 STOPPED: Final = "run-stopped"
 STOPPED_MESSAGE: Final = "Somebody at the authority has stopped the run."
@@ -132,7 +138,7 @@ class RunFolder:
         return self.path / "stop"
 
     def submit(self, submitted: Submitted, *, process: ProgramStatus, now: dt.datetime) -> None:
-        """Write down what is submitted.
+        """Write down what is submitted; only the last of the files makes it a run.
 
         Args:
             submitted: what is.
@@ -141,20 +147,29 @@ class RunFolder:
 
         Raises:
             ConfigError: ``run-exists``: one approval, one run.
+            SetupError: ``home-not-writable``.
+            OSError: when the disk is full; nothing is left of the run then.
         """
-        if self.path.exists():
+        if (self.path / _SUBMITTED).exists():
             raise ConfigError("run-exists", f"{self.path} exists, and one approval is one run: draft the plan again.")
+        self.withdraw()  # what a submission left that was cut
         make_private_folder(self.path)
-        self.write_submitted(submitted)
-        self.write(RunStatus(state="submitted", process=process, since=now))
+        try:
+            self.write(RunStatus(state="submitted", process=process, since=now))
+            self.write_submitted(submitted)
+        except BaseException:
+            self.withdraw()
+            raise
 
     def write_submitted(self, submitted: Submitted) -> None:
         """Write what is submitted."""
-        replace_private_file(self.path / "run.json", dump_json(submitted))
+        replace_private_file(self.path / _SUBMITTED, dump_json(submitted))
 
     def withdraw(self) -> None:
         """Take back what was written down; the run did not begin."""
-        shutil.rmtree(self.path)
+        (self.path / _SUBMITTED).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.path)
 
     def submitted(self) -> Submitted:
         """Read what was submitted.
@@ -162,19 +177,25 @@ class RunFolder:
         Raises:
             ConfigError: ``run-unknown``, ``json-content``.
         """
-        return self._read("run.json", Submitted)
+        return self._read(_SUBMITTED, Submitted)
 
     def write(self, status: RunStatus) -> None:
         """Write down how the run stands."""
-        replace_private_file(self.path / "status.json", dump_json(status))
+        replace_private_file(self.path / _STATUS, dump_json(status))
 
     def status(self) -> RunStatus:
         """Read how the run stands; one whose process is gone has failed, for good if somebody has stopped it.
 
+        One whose status is lost or damaged has failed, too (:data:`UNREADABLE`).
+
         Raises:
-            ConfigError: ``run-unknown``, ``json-content``.
+            ConfigError: ``run-unknown``.
+            OSError: when a file is there and cannot be opened for now.
         """
-        status = self._read("status.json", RunStatus)
+        try:
+            status = self._read(_STATUS, RunStatus)
+        except ConfigError:
+            return self._unreadable()
         if status.state in _FINISHED:
             return status
         alive = is_alive(status.process)
@@ -187,22 +208,35 @@ class RunFolder:
 
     def wait_for_process(self, process: ProgramStatus) -> None:
         """Write down that the run is submitted again; until it has a process of its own, another one answers for it."""
-        status = self._read("status.json", RunStatus)
+        status = self._read(_STATUS, RunStatus)
         self.write(msgspec.structs.replace(status, state="submitted", process=process, phase="", code="", message=""))
 
     def give_up(self, message: str) -> None:
         """Write down that an interrupted run does not go on."""
-        status = self._read("status.json", RunStatus)
+        status = self._read(_STATUS, RunStatus)
         self.write(msgspec.structs.replace(status, state="failed", code="run-given-up", message=message))
+
+    def _unreadable(self) -> RunStatus:
+        """Say that nobody knows how the run stands."""
+        try:
+            since = dt.datetime.fromtimestamp((self.path / _SUBMITTED).stat().st_mtime, dt.UTC)
+        except FileNotFoundError as cause:
+            raise self._unknown() from cause
+        message = f"How the run stands cannot be read from {self.path / _STATUS}; it does not go on."
+        return RunStatus(state="failed", process=ProgramStatus(), since=since, code=UNREADABLE, message=message)
 
     def _read(self, name: str, record_type: type[R]) -> R:
         """Read one file."""
         path = self.path / name
         try:
             data = path.read_bytes()
-        except OSError as cause:
-            raise ConfigError("run-unknown", f"There is no run in {self.path}.") from cause
+        except FileNotFoundError as cause:
+            raise self._unknown() from cause
         return load_json(data, record_type, where=str(path))
+
+    def _unknown(self) -> ConfigError:
+        """Say that this is no run's folder."""
+        return ConfigError("run-unknown", f"There is no run in {self.path}.")
 
 
 def run_folder(home: AuthorityHome, run: str) -> RunFolder:
@@ -221,8 +255,8 @@ def run_folder(home: AuthorityHome, run: str) -> RunFolder:
 
 def run_folders(home: AuthorityHome) -> Iterator[RunFolder]:
     """Yield every run's folder, the newest first."""
-    paths = [path for path in home.runs.glob("*") if (path / "run.json").exists()] if home.runs.exists() else []
-    for path in sorted(paths, key=lambda path: (path / "run.json").stat().st_mtime, reverse=True):
+    paths = [path for path in home.runs.glob("*") if (path / _SUBMITTED).exists()] if home.runs.exists() else []
+    for path in sorted(paths, key=lambda path: (path / _SUBMITTED).stat().st_mtime, reverse=True):
         yield RunFolder(path)
 
 

@@ -8,7 +8,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import msgspec
 
@@ -17,14 +17,14 @@ from server.plan_files import load_published
 from server.resume import never_began
 from server.roster import load_members
 from server.runs import INTERRUPTED, RunFolder, RunStatus, Submitted, run_folder, run_folders
-from server.superlink import open_control
+from server.superlink import Control, SuperLink, open_control
 from server.up import find_superlink
 from shared.errors import ConfigError, RoundAbortedError, SetupError
 from shared.identity import Signed
 from shared.model_file import read_model
 from shared.plan import Plan
 from shared.private_files import PRIVATE_FILE, make_private_folder
-from shared.supervise import ProgramStatus, read_status
+from shared.supervise import ProgramStatus, process_status, read_status
 
 _LOOK_S = 0.5
 _PATIENCE = 60
@@ -32,13 +32,20 @@ _PATIENCE = 60
 start it again."""
 
 
-def submit_run(home: AuthorityHome, digest: str, *, now: dt.datetime) -> RunFolder:
+def submit_run(
+    home: AuthorityHome,
+    digest: str,
+    *,
+    now: dt.datetime,
+    control_of: Callable[[SuperLink], AbstractContextManager[Control]] = open_control,
+) -> RunFolder:
     """Submit the run of a published plan to the SuperLink.
 
     Args:
         home: the authority's home, whose processes are on.
         digest: of the plan, in hex.
         now: the present time, UTC.
+        control_of: opens the control interface.
 
     Raises:
         ConfigError: ``plan-unknown``, ``plan-dates``, ``cohort-not-admitted``, ``run-active``, ``run-exists``.
@@ -49,23 +56,28 @@ def submit_run(home: AuthorityHome, digest: str, *, now: dt.datetime) -> RunFold
     signed, plan = load_published(home, digest)
     with _one_at_a_time(home):
         _check(home, plan, now)
-        return _submit(home, signed, plan, now)
+        with control_of(find_superlink(home)) as control:
+            return _submit(home, control, signed, plan, now)
 
 
-def _submit(home: AuthorityHome, signed: Signed, plan: Plan, now: dt.datetime) -> RunFolder:
-    """Write down what is submitted, and hand it to the SuperLink."""
-    members, service = load_members(home), read_status(home.service)
-    with open_control(find_superlink(home)) as control:
-        nodes = control.enrol(members.node_keys)
-        folder = RunFolder(home.runs / plan.run_id().hex())
-        submitted = Submitted(plan=signed, nodes={name: nodes[name] for name in nodes if name in plan.cohort})
-        folder.submit(submitted, process=service.supervisor if service else ProgramStatus(), now=now)
-        try:
-            flower_run = control.start(folder.path.name)
-        except SetupError:
-            folder.withdraw()
-            raise
-        folder.write_submitted(msgspec.structs.replace(submitted, flower_run=flower_run))
+def _submit(home: AuthorityHome, control: Control, signed: Signed, plan: Plan, now: dt.datetime) -> RunFolder:
+    """Write down what is submitted, and hand it to the SuperLink.
+
+    Until Flower has it this process answers for the run: if it ends before, the run is an interrupted one.
+    """
+    nodes = control.enrol(load_members(home).node_keys)
+    folder = RunFolder(home.runs / plan.run_id().hex())
+    submitted = Submitted(plan=signed, nodes={name: nodes[name] for name in nodes if name in plan.cohort})
+    folder.submit(submitted, process=process_status(os.getpid()), now=now)
+    try:
+        flower_run = control.start(folder.path.name)
+    except SetupError:
+        folder.withdraw()
+        raise
+    service = read_status(home.service)
+    if folder.status().state == "submitted":
+        folder.wait_for_process(service.supervisor if service else ProgramStatus())
+    folder.write_submitted(msgspec.structs.replace(submitted, flower_run=flower_run))
     return folder
 
 

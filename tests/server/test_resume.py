@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import shutil
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,18 +12,20 @@ from typing import cast
 import msgspec
 import pytest
 
+from clients.enrol import CONFIG_FILE, request_rotation
 from server.home import AuthorityHome
 from server.resume import MOST_STARTS, Resumer
+from server.roster import load_members, read_request, remove, rotate
 from server.runs import RunFolder, RunStatus, Submitted
 from server.superlink import Control, SuperLink
-from shared.codec import dump_json
+from shared.codec import dump_json, sha256
 from shared.errors import SetupError
-from shared.identity import Signed
+from shared.identity import DepartmentId
 from shared.private_files import make_private_folder
-from shared.supervise import STATUS_FILE, ProgramStatus, Status, process_status
+from shared.supervise import STATUS_FILE, Status
 from tests.deployed_city import now
+from tests.server.small_home import ALIVE, GONE, signed_plan, small_home
 
-ALIVE, GONE = process_status(os.getpid()), ProgramStatus(pid=os.getpid(), started="1")
 RUN = "ab" * 32
 
 
@@ -36,12 +39,18 @@ class Authority:
     time: float = 0.0
     started: list[float] = field(default_factory=list)
     fault: Exception | None = None
+    called: dict[str, int] = field(default_factory=dict)
+
+    def enrol(self, keys: Mapping[DepartmentId, bytes]) -> dict[DepartmentId, int]:
+        """As Flower: one number per key, for ever."""
+        return {name: 1 + int.from_bytes(sha256(key)[:4]) for name, key in keys.items()}
 
     def start(self, run: str) -> int:
         assert run == RUN
         if self.fault:
             raise self.fault
         self.started.append(self.time)
+        self.called = self.folder.submitted().nodes
         return len(self.started)
 
     def interrupt(self, *, rounds: int = 0) -> None:
@@ -57,16 +66,23 @@ class Authority:
             self.time += 1.0
 
 
+@pytest.fixture(scope="module")
+def founded(tmp_path_factory: pytest.TempPathFactory) -> AuthorityHome:
+    return small_home(tmp_path_factory.mktemp("city"))
+
+
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    home = AuthorityHome(tmp_path)
+def authority(founded: AuthorityHome, tmp_path: Path) -> Authority:
+    shutil.copytree(founded.root.parent, tmp_path / "city")
+    home = AuthorityHome(tmp_path / "city" / founded.root.name)
     make_private_folder(home.service)
     (home.service / STATUS_FILE).write_bytes(dump_json(Status(supervisor=ALIVE, programs={})))
     folder = RunFolder(home.runs / RUN)
-    folder.submit(Submitted(plan=Signed(body=b"plan", signature=bytes(64)), nodes={}), process=ALIVE, now=now())
     superlink = SuperLink(folder=home.flower, secret=home.superexec_secret, port=1)
     resumer = Resumer(home, superlink, clock=lambda: authority.time)
     authority = Authority(home, folder, resumer)
+    nodes = {str(name): node for name, node in authority.enrol(load_members(home).node_keys).items()}
+    folder.submit(Submitted(plan=signed_plan(home), nodes=nodes), process=ALIVE, now=now())
     resumer.control_of = lambda _superlink: nullcontext(cast("Control", authority))
     authority.interrupt()
     return authority
@@ -108,3 +124,40 @@ def test_nothing_is_started_while_the_authority_is_off(authority: Authority) -> 
     assert authority.folder.status() == msgspec.structs.replace(
         authority.folder.status(), state="failed", code="run-interrupted"
     )
+
+
+@pytest.mark.parametrize("damage", [None, b"{"])
+@pytest.mark.parametrize("name", ["run.json", "status.json"])
+def test_a_damaged_run_does_not_keep_another_from_going_on(
+    authority: Authority, name: str, damage: bytes | None
+) -> None:
+    newer = RunFolder(authority.home.runs / ("cd" * 32))
+    newer.submit(authority.folder.submitted(), process=ALIVE, now=now())
+    path = newer.path / name
+    path.unlink() if damage is None else path.write_bytes(damage)
+    authority.until(3.0)
+    assert authority.started
+
+
+# --- whom a run that goes on calls ----------------------------------------------------------------------------------
+
+
+def renew_key(home: AuthorityHome, department: str) -> None:
+    config = home.root.parent / department / CONFIG_FILE
+    rotate(home, read_request(request_rotation(config, new_identity=False).request), now=now())
+
+
+def test_a_run_that_goes_on_calls_a_department_by_its_rotated_key(authority: Authority) -> None:
+    before = authority.folder.submitted().nodes
+    renew_key(authority.home, "police")
+    authority.until(3.0)
+    assert authority.called["police"] != before["police"]
+    assert authority.called == authority.enrol(load_members(authority.home).node_keys)
+    assert authority.folder.submitted().nodes == authority.called, "kept with the number of the run"
+
+
+def test_a_run_that_goes_on_keeps_its_cohort(authority: Authority) -> None:
+    before = authority.folder.submitted().nodes
+    remove(authority.home, "police", now=now())
+    authority.until(3.0)
+    assert authority.called == before

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,64 @@ def test_what_was_submitted_is_read_back_and_one_approval_is_one_run(tmp_path: P
     assert caught.value.code == "run-exists"
     folder.withdraw()
     assert list(run_folders(home)) == []
+
+
+@dataclass(frozen=True)
+class CutFolder(RunFolder):
+    """A run whose submission is cut at a file; if nobody tidies up, as after a power cut."""
+
+    at: str = ""
+    killed: bool = False
+
+    def write(self, status: RunStatus) -> None:
+        self.cut("status.json")
+        super().write(status)
+
+    def write_submitted(self, submitted: Submitted) -> None:
+        self.cut("run.json")
+        super().write_submitted(submitted)
+
+    def withdraw(self) -> None:
+        if not (self.killed and self.path.exists()):
+            super().withdraw()
+
+    def cut(self, name: str) -> None:
+        if name == self.at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("at", ["status.json", "run.json"])
+def test_a_submission_that_is_cut_leaves_no_run_and_can_be_made_again(tmp_path: Path, at: str, killed: bool) -> None:
+    home = AuthorityHome(tmp_path)
+    cut = CutFolder(home.runs / ("ab" * 32), at=at, killed=killed)
+    with pytest.raises(OSError, match="No space"):
+        cut.submit(SUBMITTED, process=ALIVE, now=NOW)
+    assert list(run_folders(home)) == []
+    assert cut.path.exists() == killed
+    assert submitted(home, "ab" * 32).status().state == "submitted"
+
+
+def test_what_a_cut_submission_left_says_nothing_about_the_next_one(tmp_path: Path) -> None:
+    home = AuthorityHome(tmp_path)
+    folder = submitted(home, "ab" * 32)
+    folder.stop.touch()
+    (folder.path / "run.json").unlink()
+    assert submitted(home, "ab" * 32).status().state == "submitted"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b'{"state": "odd"}'])
+def test_a_run_whose_status_cannot_be_read_has_failed_by_name(tmp_path: Path, content: bytes | None) -> None:
+    home = AuthorityHome(tmp_path)
+    folder = submitted(home, "ab" * 32)
+    path = folder.path / "status.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    status = folder.status()
+    assert (status.state, status.code, status.goes_on) == ("failed", "run-unreadable", False)
+    folder.withdraw()
+    with pytest.raises(ConfigError) as caught:
+        folder.status()
+    assert caught.value.code == "run-unknown"
 
 
 @pytest.mark.parametrize(

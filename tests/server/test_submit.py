@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import datetime as dt
 import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 
 from server.home import AuthorityHome
-from server.runs import RunFolder, Submitted
+from server.release import write_model
+from server.runs import RunFolder, Submitted, run_folders
 from server.submit import submit_run
-from shared.errors import CityFedError
-from shared.supervise import ProgramStatus
+from server.superlink import Control, SuperLink
+from shared.codec import dump_json
+from shared.errors import CityFedError, SetupError
+from shared.identity import DepartmentId
+from shared.private_files import make_private_folder
+from shared.supervise import STATUS_FILE, ProgramStatus, Status, process_status
 from tests.deployed_city import now
 from tests.server.small_home import ALIVE, GONE, PLAN, signed_plan, small_home
 from tests.server.small_plan import DAY
@@ -67,3 +77,91 @@ def test_whoever_submits_is_alone_until_the_run_has_its_folder(founded: Authorit
     code_of_submitting(home)
     code_of_submitting(home)  # the lock was let go of
     assert home.seen == [False, False]
+
+
+def test_a_damaged_run_holds_up_nobody_who_submits(founded: AuthorityHome) -> None:
+    damaged = RunFolder(founded.runs / ("cd" * 32))
+    damaged.submit(Submitted(plan=signed_plan(founded), nodes={}), process=ALIVE, now=now())
+    (damaged.path / "status.json").unlink()
+    try:
+        assert code_of_submitting(founded) not in {"run-active", "run-unknown"}
+    finally:
+        damaged.withdraw()
+
+
+# --- the SuperLink --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Flower:
+    """A control interface that gives every department a number, and takes a run or does not."""
+
+    home: AuthorityHome
+    fault: BaseException | None = None
+    seen: list[ProgramStatus] = field(default_factory=list)
+
+    def enrol(self, keys: Mapping[DepartmentId, bytes]) -> dict[DepartmentId, int]:
+        return {name: number for number, name in enumerate(sorted(keys), start=1)}
+
+    def start(self, run: str) -> int:
+        self.seen.append(RunFolder(self.home.runs / run).status().process)
+        if self.fault:
+            raise self.fault
+        return 7
+
+    def __call__(self, _superlink: SuperLink) -> AbstractContextManager[Control]:
+        return nullcontext(cast("Control", self))
+
+
+UP = process_status(os.getppid())
+
+
+@contextmanager
+def switched_on(home: AuthorityHome) -> Iterator[None]:
+    """An authority whose `up` is another process."""
+    for path, content in (
+        (home.service / STATUS_FILE, dump_json(Status(supervisor=UP, programs={}))),
+        (home.flower / "port", b"1"),
+    ):
+        make_private_folder(path.parent)
+        path.write_bytes(content)
+    make_private_folder(home.models)
+    write_model(home.model(PLAN.initial_model_sha256), np.zeros(PLAN.layout.size, np.float32), PLAN)
+    try:
+        yield
+    finally:
+        (home.service / STATUS_FILE).unlink()
+        for folder in list(run_folders(home)):
+            folder.withdraw()
+
+
+def test_whoever_submits_answers_for_a_run_until_flower_has_it_and_then_up_does(founded: AuthorityHome) -> None:
+    flower = Flower(founded)
+    with switched_on(founded):
+        folder = submit_run(founded, PLAN.digest().hex(), now=THEN, control_of=flower)
+        assert flower.seen == [ALIVE]
+        assert (folder.status().state, folder.status().process) == ("submitted", UP)
+        assert folder.submitted() == Submitted(
+            plan=signed_plan(founded), nodes={"environment": 1, "health": 2, "police": 3}, flower_run=7
+        )
+
+
+def test_a_submission_that_is_broken_off_is_one_that_nobody_but_its_process_answers_for(founded: AuthorityHome) -> None:
+    """Once this process has ended the run is interrupted, and goes on without a restart of `up`."""
+    with switched_on(founded):
+        with pytest.raises(KeyboardInterrupt):
+            submit_run(founded, PLAN.digest().hex(), now=THEN, control_of=Flower(founded, KeyboardInterrupt()))
+        (folder,) = run_folders(founded)
+        assert (folder.status().state, folder.status().process) == ("submitted", ALIVE)
+
+
+def test_a_run_that_flower_does_not_take_is_taken_back(founded: AuthorityHome) -> None:
+    with switched_on(founded):
+        with pytest.raises(SetupError):
+            submit_run(
+                founded,
+                PLAN.digest().hex(),
+                now=THEN,
+                control_of=Flower(founded, SetupError("superlink-refused", "No.")),
+            )
+        assert list(run_folders(founded)) == []
