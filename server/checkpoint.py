@@ -28,6 +28,7 @@ from shared.private_files import make_private_folder, replace_private_file, repl
 from shared.transport import Transport
 
 STATE_FILE = "state.msgpack"
+_ROUND = "round-"
 
 
 class Progress(Record, frozen=True, kw_only=True):
@@ -157,7 +158,17 @@ class CheckpointFolder:
 
     def _log(self, number: int) -> Path:
         """The log of a round."""
-        return self._folder / f"round-{number}.log"
+        return self._folder / f"{_ROUND}{number}.log"
+
+
+def forget_rounds(folder: Path) -> None:
+    """Delete what an open round has received, of a run that is over; the model and the rounds so far stay.
+
+    Args:
+        folder: as given to :class:`CheckpointFolder`; it need not exist.
+    """
+    for path in folder.glob(f"{_ROUND}*"):
+        path.unlink(missing_ok=True)
 
 
 class NoCheckpoints:

@@ -6,7 +6,7 @@ takes part. The authority takes part in every round, and its own journal remembe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from server.records import Countersigned, RoundDone
 from shared.codec import decode
@@ -30,6 +30,7 @@ class KnownHeads:
         self._run = run
         self._read = dict.fromkeys((EntryKind.ROUND, EntryKind.COUNTERSIGNED), 0)
         self._heads: dict[str, Head] = {}
+        self._open: list[tuple[int, str, Head]] = []  # of this run's rounds that may be conducted again
 
     def guard(
         self, round_number: int, roster: Roster, receive: Callable[[str, MaskedUpdate], None]
@@ -53,23 +54,31 @@ class KnownHeads:
         return checked
 
     def _catch_up(self, round_number: int) -> None:
-        """Read what was written since; a round that is conducted again after a kill was not closed for anybody."""
+        """Take in what was written since; a round that is conducted again after a kill was not closed for anybody."""
+        known = [*self._open, *self._new()]
+        self._open = [item for item in known if item[0] >= round_number]
+        for closed, name, head in known:
+            if closed < round_number:
+                self._see(name, head)
+
+    def _new(self) -> Iterator[tuple[int, str, Head]]:
+        """Yield what was written since with the round of this run, or 0 for another run's."""
         for entry in self._journal.entries(EntryKind.ROUND, after=self._read[EntryKind.ROUND]):
             done = decode(entry.body, RoundDone, error=JournalError)
             self._read[EntryKind.ROUND] = entry.sequence
-            if done.run != self._run or done.round < round_number:
-                for signed in done.receipts.values():
-                    receipt = decode(signed.body, Receipt, error=JournalError)
-                    self._see(receipt.department, receipt.ledger_sequence, receipt.ledger_head)
+            for signed in done.receipts.values():
+                receipt = decode(signed.body, Receipt, error=JournalError)
+                head = Head(sequence=receipt.ledger_sequence, digest=receipt.ledger_head)
+                yield done.round if done.run == self._run else 0, receipt.department, head
         for entry in self._journal.entries(EntryKind.COUNTERSIGNED, after=self._read[EntryKind.COUNTERSIGNED]):
             closed = decode(entry.body, Countersigned, error=JournalError)
             self._read[EntryKind.COUNTERSIGNED] = entry.sequence
-            if closed.run != self._run or closed.round < round_number:
-                for signed in closed.receipts.values():
-                    head = decode(signed.body, HeadReceipt, error=JournalError)
-                    self._see(head.department, head.journal_sequence, head.journal_head)
+            for signed in closed.receipts.values():
+                signed_head = decode(signed.body, HeadReceipt, error=JournalError)
+                head = Head(sequence=signed_head.journal_sequence, digest=signed_head.journal_head)
+                yield closed.round if closed.run == self._run else 0, signed_head.department, head
 
-    def _see(self, name: str, sequence: int, digest: bytes) -> None:
+    def _see(self, name: str, head: Head) -> None:
         """Keep the newest."""
-        if name not in self._heads or sequence > self._heads[name].sequence:
-            self._heads[name] = Head(sequence=sequence, digest=digest)
+        if name not in self._heads or head.sequence > self._heads[name].sequence:
+            self._heads[name] = head

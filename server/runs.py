@@ -24,6 +24,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from server.checkpoint import forget_rounds
 from server.home import AuthorityHome
 from shared.codec import Record, dump_json, load_json
 from shared.errors import ConfigError
@@ -180,8 +181,10 @@ class RunFolder:
         return self._read(_SUBMITTED, Submitted)
 
     def write(self, status: RunStatus) -> None:
-        """Write down how the run stands."""
+        """Write down how the run stands; of one that is over, the uploads of an open round are deleted."""
         replace_private_file(self.path / _STATUS, dump_json(status))
+        if not status.goes_on:
+            forget_rounds(self.state)
 
     def status(self) -> RunStatus:
         """Read how the run stands; one whose process is gone has failed, for good if somebody has stopped it.

@@ -96,6 +96,8 @@ def stop_run(home: AuthorityHome, run: str) -> None:
     if status.state == "running":
         with contextlib.suppress(ProcessLookupError):
             os.kill(status.process.pid, signal.SIGTERM)
+    else:
+        folder.write(status)
 
 
 @contextmanager

@@ -98,5 +98,16 @@ def test_a_round_that_is_conducted_again_takes_the_update_that_it_took_before(jo
     assert verdict(heads, 4, update(10, TWO)) == "journal-rolled-back"
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_p5_a_round_that_was_conducted_again_counts_from_the_next_one_on(journal: Journal, again: bool) -> None:
+    """Its account stands in the log of the round, so that no second one is written."""
+    close(journal, 10, round_number=3)
+    heads = KnownHeads(journal, RUN)
+    if again:
+        assert verdict(heads, 3, update(10)) == "taken"
+    assert verdict(heads, 4, update(7, TWO)) == "journal-rolled-back"
+    assert verdict(heads, 4, update(13)) == "taken"
+
+
 def test_a_receipt_that_the_department_did_not_sign_is_not_compared(journal: Journal) -> None:
     assert verdict(KnownHeads(journal, RUN), 1, update(1, key=IdentityKey.generate())) == "signature-invalid"

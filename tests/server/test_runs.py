@@ -114,6 +114,36 @@ def test_a_run_whose_process_is_gone_is_interrupted_unless_it_had_ended(tmp_path
         assert (folder.status().state, folder.status().code) == ("failed", "run-given-up")
 
 
+KEPT = {"state.msgpack", "vectors-3.safetensors"}
+UPLOADS = {"round-3.log", "round-3.log.1.health"}
+
+
+def with_uploads(folder: RunFolder) -> None:
+    """Put a checkpoint and what an open round has received into the folder of a run."""
+    folder.state.mkdir()
+    for name in KEPT | UPLOADS:
+        (folder.state / name).touch()
+
+
+@pytest.mark.parametrize(("state", "left"), [("completed", KEPT), ("failed", KEPT), ("running", KEPT | UPLOADS)])
+def test_no_upload_of_an_open_round_outlives_its_run(tmp_path: Path, state: str, left: set[str]) -> None:
+    folder = submitted(AuthorityHome(tmp_path), "ab" * 32)
+    with_uploads(folder)
+    folder.write(RunStatus(state=state, process=ALIVE, since=NOW))  # type: ignore[arg-type]  # a parameter
+    assert {path.name for path in folder.state.iterdir()} == left
+
+
+def test_an_interrupted_run_keeps_its_uploads_until_it_is_given_up(tmp_path: Path) -> None:
+    folder = submitted(AuthorityHome(tmp_path), "ab" * 32)
+    with_uploads(folder)
+    folder.write(RunStatus(state="running", process=ProgramStatus(pid=os.getpid(), started="1"), since=NOW))
+    assert folder.status().code == "run-interrupted"
+    folder.wait_for_process(ALIVE)
+    assert {path.name for path in folder.state.iterdir()} == KEPT | UPLOADS
+    folder.give_up("Often enough.")
+    assert {path.name for path in folder.state.iterdir()} == KEPT
+
+
 @pytest.mark.parametrize(("given", "code"), [("", "run-unknown"), ("ff", "run-unknown"), ("ab", "run-ambiguous")])
 def test_a_run_is_found_by_its_first_digits_if_only_one_has_them(tmp_path: Path, given: str, code: str) -> None:
     home = AuthorityHome(tmp_path)

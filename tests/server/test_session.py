@@ -113,8 +113,11 @@ def test_a_run_that_was_told_to_stop_ends_as_stopped_whatever_it_meets(home: Aut
 def test_an_interrupted_run_that_is_stopped_is_over(home: AuthorityHome) -> None:
     folder = submitted(home, process=GONE)
     assert verdict(folder) == ("failed", "run-interrupted")
+    folder.state.mkdir()
+    (folder.state / "round-1.log").touch()
     stop_run(home, folder.path.name)
     assert verdict(folder) == ("failed", "run-stopped")
+    assert list(folder.state.iterdir()) == []
     with pytest.raises(ConfigError) as caught:
         stop_run(home, folder.path.name)
     assert caught.value.code == "run-over"
