@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
+from clients.explain import budget_lines
 from server.asks import PrivacyAsk
 from shared.errors import ContractError
 from shared.identity import DepartmentId
@@ -78,7 +79,12 @@ def test_a_run_protects_persons_from_the_bound_files_to_the_model(
             assert units.units == declared.units < declared.rows_usable
             assert units.sizes.max() == max_records
             assert declared.public_size <= declared.units
-            assert city.world.participants[name].ledger.status(declared.dataset, department.budgets()).runs == 1
+            ledger = city.world.participants[name].ledger
+            status = ledger.status(declared.dataset, department.budgets(), population="citizens")
+            assert status.runs == 1
+            shown = "\n".join(budget_lines(status))
+            for scope in ("the data set", "population citizens, all its data sets"):
+                assert f"{scope}, updates read alone: epsilon {status.lone_share_epsilon:.4f} of 18" in shown
         refuses_records(city)
 
 
