@@ -19,18 +19,19 @@ from clients.department import budgets_of, charge_of
 from clients.enrol import enrol
 from clients.explain import budget_status, others_receipts
 from clients.restore import Restored, restore_home
-from server.audit import department_receipts
+from server.audit import OWNER, department_receipts
 from server.city import load_city, load_roster_key
+from server.heads import KnownHeads
 from server.plan_files import load_published
 from server.roster import load_members
 from shared.audit import ReceiptLine, receipt_line
 from shared.codec import encode
 from shared.crypto.seal import PUBLIC_KEY_BYTES
 from shared.errors import CityFedError
-from shared.identity import IdentityKey, fingerprint, sign_record
+from shared.identity import DepartmentId, IdentityKey, Roster, sign_record
 from shared.journal import Journal
 from shared.keystore import load_identity
-from shared.messages import HeadReceipt, KeyAdvert
+from shared.messages import HeadReceipt, KeyAdvert, MaskedUpdate, Receipt
 from shared.plan import Plan
 from shared.privacy.accountant import epsilon
 from shared.privacy.extras import plan_events
@@ -337,23 +338,72 @@ def test_private_keys_are_in_a_backup_only_if_they_are_asked_for(lost: Lost, tmp
     refused("keys-missing", lost, tmp_path / "home", tmp_path / "without")
 
 
-def test_without_its_keys_a_department_enrols_again_and_gets_its_ledger_back(lost: Lost, tmp_path: Path) -> None:
-    make_backup(lost.city.config(POLICE), tmp_path / "without", keys=False, now=now())
-    city = load_city(lost.city.authority)
-    again = enrol(
-        tmp_path / "home",
+def enrol_again(lost: Lost, home: Path) -> Path:
+    """Enrol the department in a new folder, with new keys; returns its configuration."""
+    enrol(
+        home,
         POLICE,
         city_file=lost.city.authority.city,
-        city_fingerprint=city.fingerprint(),
+        city_fingerprint=load_city(lost.city.authority).fingerprint(),
         policy_owner_key=lost.city.policy_owners[POLICE].public.hex(),
     )
+    return home / "client.toml"
+
+
+def test_without_its_keys_a_department_enrols_again_and_gets_its_ledger_back(lost: Lost, tmp_path: Path) -> None:
+    make_backup(lost.city.config(POLICE), tmp_path / "without", keys=False, now=now())
+    config = enrol_again(lost, tmp_path / "home")
+    enrolled = load_identity(config.parent / "identity.key").public
     receipts = tmp_path / "receipts.jsonl"
     receipts.write_bytes(b"".join(msgspec.json.encode(item) + b"\n" for item in lost.lines))
     restored = restore_home(tmp_path / "home", tmp_path / "without", [receipts], now=now())
     assert restored.closed == ""
-    assert fingerprint(load_identity(tmp_path / "home" / "identity.key").public) == again.fingerprint
-    assert spent(tmp_path / "home" / "client.toml") >= spent(lost.city.config(POLICE))
+    assert load_identity(config.parent / "identity.key").public == enrolled
+    assert spent(config) >= spent(lost.city.config(POLICE))
     assert not list((tmp_path / "home").glob("*.restoring*"))
+
+
+def test_p5_a_department_that_enrols_again_under_its_name_is_heard_once_it_was_restored(
+    lost: Lost, tmp_path: Path
+) -> None:
+    """What the authority knows goes by the name: another key alone is no new beginning."""
+    make_backup(lost.city.config(POLICE), tmp_path / "without", keys=False, now=now())
+    assert heard_by_the_authority(lost, enrol_again(lost, tmp_path / "new")) == "journal-rolled-back"
+    config = enrol_again(lost, tmp_path / "home")
+    receipts = tmp_path / "receipts.jsonl"
+    receipts.write_bytes(b"".join(msgspec.json.encode(item) + b"\n" for item in lost.lines))
+    restore_home(tmp_path / "home", tmp_path / "without", [receipts], now=now())
+    assert heard_by_the_authority(lost, config) == "taken"
+
+
+def heard_by_the_authority(lost: Lost, config: Path) -> str:
+    """Send the first update of a new run from where this journal stands."""
+    identity = load_identity(config.parent / "identity.key")
+    with open_journal(config) as journal:
+        position = journal.head
+    receipt = Receipt(
+        sid=bytes(32),
+        department=POLICE,
+        vector_digest=bytes(32),
+        self_commitment=bytes(32),
+        pair_commitments={},
+        envelope_hashes={},
+        ledger_sequence=position.sequence,
+        ledger_head=position.digest,
+    )
+    update = MaskedUpdate(
+        sid=bytes(32), words=memoryview(b""), envelopes={}, receipt=sign_record(identity, "receipt", receipt)
+    )
+    roster = Roster(city="metropolis", serial=9, members={DepartmentId(POLICE): identity.public})
+    with Journal.read(lost.city.authority.journal, owner=OWNER) as known:
+        taken: list[str] = []
+        try:
+            KnownHeads(known, bytes(32)).guard(1, roster, lambda name, _: taken.append(name))(
+                DepartmentId(POLICE), update
+            )
+        except CityFedError as error:
+            return error.code
+    return "taken" if taken == [POLICE] else "lost"
 
 
 def test_a_backup_is_made_while_a_node_holds_the_journal(lost: Lost, tmp_path: Path) -> None:

@@ -87,6 +87,19 @@ def test_a_unit_starts_a_command_that_exists(name: str, app: typer.Typer) -> Non
     assert command in {item.name or item.callback.__name__ for item in app.registered_commands if item.callback}
 
 
+def test_the_operations_page_runs_commands_and_makes_accounts_as_the_units_do() -> None:
+    """Its department is transport; a command that runs as another account, or without a key, works for nobody."""
+    page = (UNITS.parents[1] / "docs" / "operations.md").read_text()
+    accounts = dict(zip(NAMES, ("cityfed-authority", "cityfed-transport"), strict=True))
+    for name, account in accounts.items():
+        assert settings(name, "User")[0].replace("%i", "transport") == account
+        assert f"`{account}`" in page
+    assert re.findall(r"^useradd .* (\S+)$", page, re.MULTILINE) == [accounts[NAMES[0]]]
+    assert set(re.findall(r"--[ug]id=(\S+)", page)) == {accounts[NAMES[1]]}
+    keys = {item.replace("%i", "transport") for item in settings(NAMES[1], "LoadCredential")}
+    assert set(re.findall(r"-p LoadCredential=(\S+)", page)) == keys
+
+
 def test_credentials_have_the_names_under_which_keys_are_looked_for(tmp_path: Path) -> None:
     home = AuthorityHome(tmp_path)
     defaults = {field.name: field.default for field in msgspec.structs.fields(ClientConfig)}
