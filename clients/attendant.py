@@ -4,7 +4,8 @@ Records, keys and the journal are held while a session is open. When the authori
 the department's own commands, and what they changed counts for the next session. When a session broke off, the same
 Participant waits for the next one of its run, because an epoch exists in its memory only (protocol 2). What people
 change meanwhile, a policy before all, ends that: the department is let go of at once, its journal is free, and the next
-request is answered by a department that was opened with what lies on disk then, or by nobody.
+request is answered by a department that was opened with what lies on disk then, or by nobody. A reply that has not left
+by then does not leave.
 
 One thread does all of this, and says to the node that it is alive while it waits; nobody else says it in its place.
 """
@@ -33,12 +34,14 @@ from shared.channel import Ticket, largest_request
 from shared.codec import Encoded, decode, encode
 from shared.errors import CityFedError
 from shared.logs import log_json
-from shared.messages import Refusal
+from shared.messages import Refusal, decode_reply
 
 _LOG = logging.getLogger(__name__)
 
 WAIT_FOR_NEXT_S: Final = 900.0
 """So long a Participant waits for another session of its run, in seconds."""
+
+_UNAVAILABLE: Final = encode(Refusal(status="unavailable"))
 
 
 def run_worker(
@@ -101,9 +104,15 @@ class Attendant:
                 reply = self._of_run(run).handle(request)
             except CityFedError as error:
                 _LOG.warning("the department cannot be opened: %s", error.code)
-                return encode(Refusal(status="unavailable"))
+                return _UNAVAILABLE
             self._look()
             return reply
+
+    def leaving(self, reply: Encoded) -> Encoded:
+        """Return what may leave in a reply's place; of a department that was let go of only a refusal."""
+        if self._participant is not None:
+            return self._participant.leaving(reply)
+        return reply if isinstance(decode_reply(reply), Refusal) else _UNAVAILABLE
 
     def show(self) -> None:
         """Say to the node that this worker is alive, and let go of a department that its people changed."""
@@ -131,6 +140,7 @@ class Attendant:
             config.channel,
             tls,
             lambda request: self.answer(ticket.run, request),
+            leaving=self.leaving,
             ticket=ticket,
             max_request_bytes=most,
             stop=Stop(),

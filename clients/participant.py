@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from clients.department import Department
+from clients.judge import Judge, Judged
+from clients.live_epoch import LiveEpoch
 from clients.memory import Memory
 from clients.records import EpochOpened, KeyApproved, Refused, RoundFinished
 from clients.training.mechanisms import CONTRIBUTIONS, RoundInputs
 from clients.training.noise import RandomSource
 from clients.training.train import Trainer, settings_of
-from policies.evaluate import evaluate
 from policies.facts import Phase
 from shared.codec import Encoded, encode, sha256
 from shared.crypto.keys import Entropy
@@ -47,27 +48,20 @@ from shared.messages import (
     UpdateRequest,
     decode_request,
 )
-from shared.parameters import Vector, model_hash, vector_from_bytes
 from shared.plan import Plan, accept_plan
 from shared.privacy.ledger import PrivacyLedger
 from shared.roster import accept_keys, open_roster
-from shared.secagg.epoch import AdvertisedEpoch, EpochContext, ReadyEpoch, SealedEpoch, open_epoch
-from shared.secagg.round import ConfirmedRound, MaskedRound, RevealedRound
-from shared.secagg.terms import RoundTerms, round_terms
+from shared.secagg.epoch import AdvertisedEpoch, EpochContext, open_epoch
+from shared.secagg.round import ConfirmedRound, MaskedRound
 
 
-@dataclass
-class _Session:
-    """The one live epoch: its plan, and the protocol states that only this process holds."""
+@dataclass(frozen=True)
+class _Answer:
+    """An answer that was given: the request's digest, the bytes, and what was judged before, if anything was."""
 
-    plan: Plan
-    roster: Roster
-    epoch_number: int
-    epoch: AdvertisedEpoch | SealedEpoch | ReadyEpoch
-    adverts: Mapping[str, Signed] = field(default_factory=dict)  # those of the peers, until they are stored
-    trainer: Trainer | None = None
-    round_number: int = 0
-    round: MaskedRound | ConfirmedRound | RevealedRound | None = None
+    digest: bytes
+    reply: bytes = field(repr=False)
+    judged: Judged | None
 
 
 class Participant:
@@ -99,15 +93,18 @@ class Participant:
         self.department = department
         self.memory = Memory(journal, clock)
         self.ledger = PrivacyLedger(journal, clock)
+        self._judge = Judge(department, self.memory, self.ledger, clock)
         self._journal = journal
         self._source = source
         self._clock = clock
         self._entropy = entropy
         self._trainer = trainer
         self.last_refusal: CityFedError | None = None
-        self._session: _Session | None = None
+        self._session: LiveEpoch | None = None
         self._data_touched = False
-        self._last: dict[str, tuple[bytes, bytes]] = {}
+        self._judged: Judged | None = None
+        self._last: dict[str, _Answer] = {}
+        self._newest: tuple[str, _Answer] | None = None
         self._steps: dict[type, tuple[str, Callable[..., bytes]]] = {
             OpenEpoch: ("advert", self._open_epoch),
             SealRequest: ("seal", self._seal),
@@ -129,21 +126,53 @@ class Participant:
             is large, only until the next round begins to train.
         """
         step = "message"
-        self._data_touched = False
+        self._data_touched, self._newest, self._judged = False, None, None
         try:
-            if self.memory.take_over(self.department.outbox):
-                self._forget()  # nobody whom the newer roster removed takes part in another step
+            self._take_over()
             message, digest = decode_request(request), sha256(request)
-            step, answer = self._steps[type(message)]
+            step, make = self._steps[type(message)]
             self.department.require_unchanged()
-            if self._last.get(step, (b"", b""))[0] == digest:
-                return self._last[step][1]
-            reply = answer(message, digest)
-        except CityFedError as error:
-            return self._refuse(step, error)
+            answer = self._given(step, digest)
+            if answer is None:
+                reply = make(message, digest)
+                answer = _Answer(digest, reply, self._judged)
+            elif answer.judged is not None:
+                self._judge.require_still(answer.judged)
         except Exception as error:  # noqa: BLE001 - R28: whatever goes wrong is a refusal
-            return self._refuse(step, CityFedError("internal-error", f"{type(error).__name__} in step {step}."))
-        self._last[step] = (digest, reply)
+            return self._refuse(step, error)
+        self._last[step] = answer
+        self._newest = (step, answer)
+        return answer.reply
+
+    def _given(self, step: str, digest: bytes) -> _Answer | None:
+        """Return the answer that was given to this very request; no other one is held while a new one is made."""
+        answer = self._last.get(step)
+        return answer if answer is not None and answer.digest == digest else None
+
+    def leaving(self, reply: Encoded) -> Encoded:
+        """Return what may leave in the place of the newest reply; asked before every attempt to send it.
+
+        Args:
+            reply: what :meth:`handle` returned, or what this method did when it was asked before.
+
+        Returns:
+            ``reply`` itself, or a refusal; the reply is not kept then, and is never made again.
+
+        Guarantees:
+            An update that waits for the network obeys the policy, the switch, the roster and the word of people as they
+            are when it leaves, not when it was made (promise P4).
+        """
+        if self._newest is None:  # a refusal
+            return reply
+        step, answer = self._newest
+        try:
+            self._require_standing()
+            if answer.judged is not None:
+                self._judge.require_still(answer.judged)
+        except Exception as error:  # noqa: BLE001 - R28, as above
+            self._newest = None
+            self._last.pop(step, None)
+            return self._refuse(step, error)
         return reply
 
     def is_outdated(self) -> bool:
@@ -160,7 +189,7 @@ class Participant:
     def _open_epoch(self, request: OpenEpoch, _digest: bytes) -> bytes:
         """E1: verify plan and roster, judge the offer, advertise a fresh key."""
         plan, roster = self._verify_offer(request)
-        self._require(Phase.OFFER, plan, roster, round_number=0)
+        self._judged = self._judge.require(Phase.OFFER, plan, roster, round_number=0)
         self._forget()  # opening an epoch first erases the older one
         context = EpochContext(
             run=request.run,
@@ -174,7 +203,7 @@ class Participant:
         )
         state, reply = open_epoch(context, self.department.identity, entropy=self._entropy)
         self.memory.write(EntryKind.EPOCH, EpochOpened(run=request.run, epoch=request.epoch))
-        self._session = _Session(plan=plan, roster=roster, epoch_number=request.epoch, epoch=state)
+        self._session = LiveEpoch(plan=plan, roster=roster, epoch_number=request.epoch, epoch=state)
         return encode(reply)
 
     def _verify_offer(self, request: OpenEpoch) -> tuple[Plan, Roster]:
@@ -223,9 +252,9 @@ class Participant:
         session = self._live(request.run, request.epoch)
         plan, name = session.plan, self.department.name
         self.memory.require_open(request.run, request.round, "update")
-        model, terms, epoch = self._verify_round(session, request)
+        model, terms, epoch = session.verify_round(request)
         # 2 decide: every static rule, all findings kept
-        self._require(Phase.ROUND, plan, session.roster, round_number=request.round)
+        self._judged = self._judge.require(Phase.ROUND, plan, session.roster, round_number=request.round)
         # 3 reserve: the charge is durable before a record is touched
         reservation = self.ledger.reserve(self.department.charge(plan), self.department.budgets())
         reservation.burn(request.round)
@@ -251,8 +280,10 @@ class Participant:
             bits=terms.fraction_bits,
         )
         contribution = CONTRIBUTIONS[plan.privacy.mechanism](session.trainer, inputs)
-        self.department.require_unchanged()  # training takes long
-        self._require(Phase.SEND, plan, session.roster, round_number=request.round, outgoing=contribution.judged)
+        self._require_standing()  # training takes long
+        self._judged = self._judge.require(
+            Phase.SEND, plan, session.roster, round_number=request.round, outgoing=contribution.judged
+        )
         # 7 encode, unless shared noise did, 8 mask; shares sealed to peers; receipt signed
         head = self._journal.head
         masked, reply = keyed.mask(
@@ -265,28 +296,6 @@ class Participant:
         session.round_number, session.round = request.round, masked
         # 9 commit: logged once per (run, round), then handed to the transport
         return self._commit(request.run, request.round, "update", digest, reply)
-
-    def _verify_round(self, session: _Session, request: UpdateRequest) -> tuple[Vector, RoundTerms, ReadyEpoch]:
-        """Compute the round's terms from what this department knows itself."""
-        epoch = session.epoch
-        if isinstance(epoch, SealedEpoch):
-            epoch = epoch.receive(request.seals)
-        if not isinstance(epoch, ReadyEpoch):
-            raise ProtocolError("phase-wrong", "An update was asked for before the epoch stood.")
-        session.epoch = epoch
-        model = vector_from_bytes(request.model, session.plan.layout)
-        digest = model_hash(model)
-        if request.round == 1 and digest.hex() != session.plan.initial_model_sha256:
-            raise ProtocolError("initial-model", "The first round does not start from the plan's model.")
-        terms = round_terms(
-            session.plan,
-            epoch_id=epoch.epoch_id,
-            round_number=request.round,
-            participants=request.participants,
-            model_hash=digest,
-        )
-        epoch.check(terms)
-        return model, terms, epoch
 
     # --- survivors (protocol 3.2 and 3.3) ------------------------------------------------------------------
 
@@ -328,7 +337,7 @@ class Participant:
         )
         return encode(CloseReply(receipt=sign_record(self.department.identity, "head-receipt", receipt)))
 
-    def _check_account(self, session: _Session, closed: ClosedRound) -> None:
+    def _check_account(self, session: LiveEpoch, closed: ClosedRound) -> None:
         """Countersign one account of a round, about the terms and the survivors that this department knows."""
         if closed.round in self.memory.run(closed.run).finished:
             raise ProtocolError("round-already-closed", f"Round {closed.round} was closed here before.")
@@ -342,43 +351,32 @@ class Participant:
 
     # --- helpers -------------------------------------------------------------------------------------------
 
-    def _live(self, run: bytes, epoch: int) -> _Session:
+    def _live(self, run: bytes, epoch: int) -> LiveEpoch:
         """Return the live epoch, if the request means that one."""
         session = self._session
         if session is None or session.plan.run_id() != run or session.epoch_number != epoch:
             raise ProtocolError("epoch-unknown", "The request belongs to no epoch that is open here.")
         return session
 
-    def _live_round(self, run: bytes, round_number: int) -> _Session:
+    def _live_round(self, run: bytes, round_number: int) -> LiveEpoch:
         """Return the session of the round in progress."""
         session = self._session
         if session is None or session.plan.run_id() != run or session.round_number != round_number:
             raise ProtocolError("round-unknown", "The request belongs to no round that is open here.")
         return session
 
-    def _require(
-        self, phase: Phase, plan: Plan, roster: Roster, *, round_number: int, outgoing: Vector | None = None
-    ) -> None:
-        """Evaluate every rule of a phase, keep all findings, refuse if one failed."""
-        quote = self.ledger.quote(self.department.charge(plan), self.department.budgets())
-        known = self.memory.run(plan.run_id())
-        facts = self.department.facts(
-            plan,
-            today=self._clock().date(),
-            approvals=self.memory.approvals_of(plan.digest()),
-            round_number=round_number,
-            last_round=known.last_round,
-            aborted_rounds=known.aborted_rounds,
-            roster_size=len(roster.members),
-            quote=quote,
-            reserved=self.ledger.reservation(plan.run_id()) is not None,
-            outgoing=outgoing,
-        )
-        decision = evaluate(self.department.policy.policy, facts, phase)
-        self._journal.append(EntryKind.DECISION, decision, now=self._clock())
-        if not quote.fits and {finding.rule for finding in decision.failed} == {"R12"}:
-            raise InsufficientBudgetError(quote.code, quote.reason)  # says more than the rule does
-        decision.require()
+    def _take_over(self) -> bool:
+        """Let count what people decided meanwhile, and return whether a newer roster is among it."""
+        newer = self.memory.take_over(self.department.outbox)
+        if newer:
+            self._forget()  # nobody whom the newer roster removed takes part in another step
+        return newer
+
+    def _require_standing(self) -> None:
+        """Refuse to go on with a step that was begun under files or a roster that count no more."""
+        self.department.require_unchanged()
+        if self._take_over():
+            raise ProtocolError("roster-replaced", "A newer roster counts here than the one that the step began under.")
 
     def _commit(self, run: bytes, round_number: int, step: str, digest: bytes, reply: Reply) -> bytes:
         """Log the answer to the request of this digest durably, then release its bytes."""
@@ -386,8 +384,10 @@ class Participant:
         self.memory.answer(run, round_number, step, request_hash=digest, reply_hash=sha256(data))
         return data
 
-    def _refuse(self, step: str, error: CityFedError) -> bytes:
+    def _refuse(self, step: str, error: Exception) -> bytes:
         """Write the reason down here; tell the coordinator one word."""
+        if not isinstance(error, CityFedError):
+            error = CityFedError("internal-error", f"{type(error).__name__} in step {step}.")
         visible = isinstance(error, (PolicyViolation, ProtocolError, InsufficientBudgetError, ModelError))
         status: Literal["refused", "unavailable"] = "refused" if visible and not self._data_touched else "unavailable"
         self.last_refusal = error

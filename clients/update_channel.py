@@ -110,7 +110,7 @@ class _Outbox:
     """The reply that is not known to have arrived; it is kept until it has, and sent again from its start."""
 
     number: int
-    payload: Payload = field(repr=False)
+    reply: Encoded = field(repr=False)
 
 
 def serve_channel(
@@ -118,6 +118,7 @@ def serve_channel(
     tls: TlsFiles,
     handle: Callable[[memoryview], Encoded],
     *,
+    leaving: Callable[[Encoded], Encoded],
     ticket: Ticket,
     max_request_bytes: int,
     stop: Stop,
@@ -132,6 +133,8 @@ def serve_channel(
         tls: this department's key and certificate, and the city's CA certificate.
         handle: answers one encoded request, as :meth:`clients.participant.Participant.handle` does. It runs in the
             caller's thread, one request at a time.
+        leaving: returns what may leave in a reply's place: the reply itself, or another one, which is all that leaves
+            then. Asked in the caller's thread before every attempt to send, and every ``waits.every_s`` during one.
         ticket: the session, as the authority named it.
         max_request_bytes: longest request that is taken.
         stop: ends serving; a reply that is being made when it is set is not sent.
@@ -149,7 +152,7 @@ def serve_channel(
     while not stop.is_set():
         try:
             with dialled(address, tls) as channel, stop.cutting(channel.close):
-                link = _Link(channel, ((TICKET_KEY, encode(ticket)),), waits)
+                link = _Link(channel, ((TICKET_KEY, encode(ticket)),), waits, leaving)
                 for _ in link.serve(handle, outbox, max_request_bytes=max_request_bytes, stopped=stop.is_set):
                     pause, failing_since = patience.first_s, None
         except (grpc.RpcError, grpc.FutureCancelledError, ValueError) as error:
@@ -174,6 +177,7 @@ class _Link:
     channel: grpc.Channel
     metadata: tuple[tuple[str, bytes], ...]
     waits: Waiting
+    leaving: Callable[[Encoded], Encoded]
 
     def serve(
         self,
@@ -197,7 +201,7 @@ class _Link:
                 reply = handle(self._receive(start, call))
                 if stopped():
                     return
-                outbox.append(_Outbox(start.number, Payload.of(reply)))
+                outbox.append(_Outbox(start.number, reply))
                 del reply  # the outbox lets go of it
                 self._send(outbox)
                 yield
@@ -219,29 +223,32 @@ class _Link:
 
     def _send(self, outbox: list[_Outbox]) -> None:
         """Send the reply and forget it once it has arrived, or nobody waits for it any more."""
-        item = outbox[0]
         try:
-            upload = self.channel.stream_unary(f"/{SERVICE}/{ANSWER}")
-            done = upload.future(frames(item.number, item.payload), metadata=self.metadata)
-            self._wait(done)
+            while not self._arrives(outbox[0]):
+                _LOG.info("a reply was taken back before it had arrived")
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.ABORTED:
                 raise
             _LOG.info("a reply came too late: %s", error.details())
         outbox.clear()
 
-    def _wait(self, done: grpc.Future) -> None:
-        """Wait for the end of a call; raises what it raised."""
+    def _arrives(self, item: _Outbox) -> bool:
+        """Send what may leave now, and return whether it has arrived; False once something else has to go instead."""
+        item.reply = reply = self.leaving(item.reply)
+        upload = self.channel.stream_unary(f"/{SERVICE}/{ANSWER}")
+        done = upload.future(frames(item.number, Payload.of(reply)), metadata=self.metadata)
         try:
-            while True:
+            while item.reply is reply:
                 try:
                     done.result(timeout=self.waits.every_s)
                 except grpc.FutureTimeoutError:
                     self.waits.show()
+                    item.reply = self.leaving(reply)
                 else:
-                    return
+                    return True
         finally:
             done.cancel()
+        return False
 
     def _receive(self, start: Start, call: Iterator[bytes]) -> memoryview:
         """Take the rest of one request in."""

@@ -36,7 +36,7 @@ RULES: tuple[RuleEntry, ...] = (
     RuleEntry("R07", governance.bound_columns_allowed, _PLAN | {Phase.BIND}),
     RuleEntry("R07", governance.plan_columns_allowed, _PLAN),
     RuleEntry("R09", governance.enough_rows, frozenset({Phase.BIND})),
-    RuleEntry("R10", governance.plan_approved, _PLAN | {Phase.RELEASE}),
+    RuleEntry("R10", governance.plan_approved, _PLAN | {Phase.SEND, Phase.RELEASE}),
     RuleEntry("R11", limits.training_within_bounds, _PLAN),
     RuleEntry("R12", limits.privacy_terms_allowed, _PLAN | {Phase.SEND, Phase.RELEASE}),
     RuleEntry("R12", limits.budget_holds, _PLAN),

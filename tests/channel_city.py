@@ -13,13 +13,13 @@ from threading import Event, Thread
 import grpc
 import pytest
 
-from clients.update_channel import Patience, Stop, serve_channel
+from clients.update_channel import Patience, Stop, Waiting, serve_channel
 from server.ca import CertificateAuthority, found_authority
 from server.switchboard import Switchboard
 from server.update_channel import UpdateChannel
 from shared.certificates import TlsFiles, TlsKey, certificate_digest, certificate_pem, load_certificate
 from shared.channel import ANSWER, ATTACH, SERVICE, TICKET_KEY, Limits, Ticket
-from shared.codec import encode
+from shared.codec import Encoded, encode
 from shared.errors import CityFedError
 from shared.identity import DepartmentId
 
@@ -106,6 +106,8 @@ class ChannelCity:
         handle: Callable[[bytes], bytes],
         *,
         address: str | None = None,
+        leaving: Callable[[Encoded], Encoded] = lambda reply: reply,
+        waits: Waiting | None = None,
         patience: Patience = HASTE,
         max_request_bytes: int = 1 << 28,
         files: TlsFiles | None = None,
@@ -118,10 +120,12 @@ class ChannelCity:
                     address or self.address,
                     files or self.files[name],
                     lambda request: handle(bytes(request)),
+                    leaving=leaving,
                     ticket=ticket,
                     max_request_bytes=max_request_bytes,
                     stop=stop,
                     patience=patience,
+                    waits=waits,
                 )
             except CityFedError as error:
                 errors.append(error)

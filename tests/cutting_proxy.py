@@ -1,11 +1,11 @@
-"""A network between a department and the authority that is cut at a chosen byte, once, and heals at once."""
+"""A network between a department and the authority that is cut at a chosen byte, once, and heals at once; or stands."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 from dataclasses import dataclass, field
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Self
 
 
@@ -21,6 +21,11 @@ class CuttingProxy:
     _left: dict[str, int] = field(default_factory=dict)
     _guard: Lock = field(default_factory=Lock)
     _threads: list[Thread] = field(default_factory=list)
+    flows: Event = field(default_factory=Event)
+    """While it is not set, nothing goes up."""
+
+    def __post_init__(self) -> None:
+        self.flows.set()
 
     @property
     def port(self) -> int:
@@ -40,6 +45,7 @@ class CuttingProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.flows.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._cut()
@@ -73,6 +79,8 @@ class CuttingProxy:
     def _pump(self, source: socket.socket, sink: socket.socket, way: str) -> None:
         try:
             while data := source.recv(65536):
+                if way == "up":
+                    self.flows.wait(20)
                 sink.sendall(data)
                 with self._guard:
                     due = way in self._left and self._left[way] <= len(data)

@@ -120,6 +120,7 @@ def _department(address: str, tls: TlsFiles, ticket: bytes, size: int) -> None:
         address,
         tls,
         _answer,
+        leaving=lambda reply: reply,
         ticket=decode(ticket, Ticket),
         max_request_bytes=4 * size + SLACK_BYTES,
         stop=Stop(),

@@ -14,21 +14,23 @@ import tomli_w
 from clients.attendant import Attendant
 from clients.config import load_config, open_journal
 from clients.data_check import bind_data, check_data
+from clients.outbox import leave_decision
 from clients.participant import Participant
 from clients.plans import refuse_plan
-from clients.records import Refused
+from clients.records import PlanRefused, Refused, RosterSeen
 from clients.training.noise import RandomSource, StepStream, UnsafeSeededSource
+from policies.evaluate import Decision
 from policies.load import sign_policy
 from server.plan_files import load_published
 from server.roster import load_members
-from shared.codec import decode, encode
+from shared.codec import Encoded, decode, encode
 from shared.errors import CityFedError
-from shared.identity import DepartmentId
+from shared.identity import DepartmentId, IdentityKey, sign_record
 from shared.journal import EntryKind
-from shared.messages import OpenEpoch, Refusal, UpdateRequest, decode_reply
+from shared.messages import OpenEpoch, Refusal, SealRequest, UpdateRequest, decode_reply, decode_request
 from simulation.network import InMemoryTransport
 from simulation.world import CONFIG_FILE
-from tests.city import open_city
+from tests.city import City, open_city
 from tests.deployed_city import DeployedCity, deploy_with_plan, now
 from tests.eavesdropper import Eavesdropper
 
@@ -44,7 +46,7 @@ def reasons(participant: Participant) -> list[str]:
     return [decode(entry.body, Refused).code for entry in participant.memory.journal.entries(EntryKind.REFUSAL)]
 
 
-def status(reply: bytes) -> str:
+def status(reply: Encoded) -> str:
     answered = decode_reply(reply)
     return answered.status if isinstance(answered, Refusal) else type(answered).__name__
 
@@ -103,6 +105,109 @@ def test_p4_a_policy_that_changes_while_the_department_trains_keeps_the_update_h
         assert not list(police.memory.journal.entries(EntryKind.ANSWERED))
 
 
+def _say_no(city: City) -> None:
+    """A person's no, left for the node that holds the journal."""
+    body = PlanRefused(digest=city.world.plan.digest(), person="police-it", reason="no")
+    leave_decision(city.world.participants[POLICE].department.outbox, EntryKind.PLAN_REFUSED, body)
+
+
+def _change_policy(city: City) -> None:
+    path = city.world.folder / POLICE / "policy.toml"
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def _stop(city: City) -> None:
+    city.world.participants[POLICE].department.stop_file.touch(mode=0o600)
+
+
+def _renew_roster(city: City) -> None:
+    """A newer roster, verified and taken over at the command line."""
+    newer = msgspec.structs.replace(city.world.roster, serial=2)
+    seen = RosterSeen(roster=sign_record(IdentityKey.generate(), "roster", newer))
+    leave_decision(city.world.participants[POLICE].department.outbox, EntryKind.ROSTER, seen)
+
+
+MEANWHILE = {
+    "policy-changed": _change_policy,
+    "policy-refused: R10": _say_no,
+    "policy-refused: R23": _stop,
+    "roster-replaced": _renew_roster,
+}
+
+
+def _why(participant: Participant) -> str:
+    """The newest refusal, with the rules behind it."""
+    code = reasons(participant)[-1]
+    decisions = [decode(entry.body, Decision) for entry in participant.memory.journal.entries(EntryKind.DECISION)]
+    rules = [finding.rule for finding in decisions[-1].failed]
+    return ": ".join([code, *rules])
+
+
+@pytest.mark.parametrize("why", MEANWHILE)
+def test_p4_what_people_decide_while_the_department_trains_keeps_the_update_here(tmp_path: Path, why: str) -> None:
+    source = _Interrupted(1)
+    with open_city(tmp_path, source=lambda name: source if name == POLICE else UnsafeSeededSource(1)) as city:
+        told = iter((MEANWHILE[why],))
+        source.act = lambda: next(told, lambda _: None)(city)
+        city.coordinator(InMemoryTransport(city.peers)).run_round(1, city.basis.initial, final=True)
+        assert city.watcher.gone == [(1, "update", "police", "unavailable")]
+        police = city.world.participants[POLICE]
+        assert _why(police) == why
+        assert not list(police.memory.journal.entries(EntryKind.ANSWERED))
+
+
+@pytest.mark.parametrize("why", MEANWHILE)
+def test_p4_an_update_that_waits_for_the_network_obeys_what_people_decided_meanwhile(tmp_path: Path, why: str) -> None:
+    with open_city(tmp_path) as city:
+        police, asked = city.world.participants[POLICE], list[bytes]()
+
+        def slow(request: bytes) -> bytes:
+            """A door behind which an update waits."""
+            reply = police.leaving(police.handle(request))
+            if isinstance(decode_request(request), UpdateRequest):
+                asked.append(request)
+                assert police.leaving(reply) is reply, "nothing has changed yet"
+                MEANWHILE[why](city)
+                reply = police.leaving(reply)
+                assert police.leaving(reply) is reply, "a refusal may always leave"
+            return bytes(reply)
+
+        coordinator = city.coordinator(InMemoryTransport({**city.peers, POLICE: slow}))
+        coordinator.run_round(1, city.basis.initial, final=True)
+        assert city.watcher.gone == [(1, "update", "police", "unavailable")]
+        assert city.watcher.results[-1].survivors == ("environment", "health", "transport")
+        assert _why(police) == why
+        police.department.stop_file.unlink(missing_ok=True)
+        assert status(police.handle(asked[0])) == "refused", "it is not kept, nor made again"
+
+
+def test_p4_an_old_update_is_not_sent_again_once_work_is_stopped(tmp_path: Path) -> None:
+    with open_city(tmp_path) as city:
+        ear = Eavesdropper()
+        city.coordinator(InMemoryTransport(ear.listen(city.peers))).run_round(1, city.basis.initial, final=True)
+        police, sent = city.world.participants[POLICE], ear.first(UpdateRequest)
+        assert police.handle(sent.request) == sent.reply
+        _stop(city)
+        assert status(police.handle(sent.request)) == "refused"
+        assert _why(police) == "policy-refused: R23"
+
+
+def test_a_round_whose_update_has_left_is_finished_although_work_is_stopped(tmp_path: Path) -> None:
+    with open_city(tmp_path) as city:
+        police = city.world.participants[POLICE]
+
+        def door(request: bytes) -> bytes:
+            if not isinstance(decode_request(request), OpenEpoch | SealRequest | UpdateRequest):
+                _stop(city)
+            return bytes(police.leaving(police.handle(request)))
+
+        coordinator = city.coordinator(InMemoryTransport({**city.peers, POLICE: door}))
+        coordinator.run_round(1, city.basis.initial, final=True)
+        assert not city.watcher.gone
+        assert "police" in city.watcher.results[-1].survivors
+        assert not reasons(police)
+
+
 # --- a node in a session -----------------------------------------------------------------------------------
 
 
@@ -118,11 +223,15 @@ class Node:
 
     def offer(self) -> str:
         """What becomes of another epoch."""
+        return status(self.ask())
+
+    def ask(self) -> Encoded:
+        """Offer another epoch."""
         self.epoch += 1
         roster = load_members(self.city.authority).signed
         run, cohort = self.plan.run_id(), self.plan.cohort
         asked = OpenEpoch(run=run, epoch=self.epoch, cohort=cohort, plan=self.signed, roster=roster)
-        return status(self.worker.answer(run, encode(asked)))
+        return self.worker.answer(run, encode(asked))
 
     def sign(self, **privacy: object) -> None:
         """Let the policy's owner sign other caps."""
@@ -166,6 +275,18 @@ def test_p4_a_stricter_policy_counts_in_the_middle_of_a_session(node: Node) -> N
     assert node.offer() == "refused", "the new policy does not allow this plan"
     node.worker.close()
     assert node.refused() == ["policy-changed", "policy-changed", "budget-run"]
+
+
+def test_p4_a_reply_of_a_department_that_was_let_go_of_does_not_leave(node: Node) -> None:
+    advert = node.ask()
+    assert node.worker.leaving(advert) is advert
+    node.sign(epsilon_per_run=0.01)
+    assert node.worker.leaving(advert) is not advert, "also before anybody has let go"
+    node.worker.show()
+    gone = node.worker.leaving(advert)
+    assert status(gone) == "unavailable"
+    assert node.worker.leaving(gone) is gone
+    assert node.refused() == ["policy-changed", "policy-changed"]
 
 
 def test_a_policy_that_still_allows_the_plan_lets_the_department_in_again_once_its_data_is_checked(node: Node) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from clients.update_channel import Patience, Stop
+from clients.update_channel import Patience, Stop, Waiting
 from shared.channel import CHUNK_BYTES, Limits
-from shared.codec import sha256
+from shared.codec import Encoded, sha256
 from shared.identity import DepartmentId
 from tests.channel_city import HOST, RUN, SMALL, ChannelCity, Gate, beside, emptied, open_channel
 from tests.cutting_proxy import CuttingProxy
@@ -48,6 +48,55 @@ def test_an_upload_cut_midway_starts_again_and_the_department_is_asked_once(
         city.channel.close_session()
         assert city.served[-1].left() == ""
     assert heard == [b"ask"]
+
+
+def test_p4_a_reply_that_waits_for_the_network_leaves_only_if_it_may_then(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, BIG)
+    may_leave = [b"no", bytes(4 * CHUNK_BYTES)]
+    asked: list[int] = []
+
+    def handle(_: bytes) -> bytes:
+        proxy.cut_after(CHUNK_BYTES)
+        return may_leave[-1]
+
+    def leaving(reply: Encoded) -> Encoded:
+        asked.append(len(reply))
+        return may_leave.pop() if may_leave else reply
+
+    with CuttingProxy(city.channel.port) as proxy:
+        city.serve("health", ticket, handle, address=f"{HOST}:{proxy.port}", leaving=leaving)
+        assert city.ask({"health": b"ask"}) == {"health": b"no"}
+        assert proxy.cuts == 1
+        city.channel.close_session()
+        assert city.served[-1].left() == ""
+    assert asked == [4 * CHUNK_BYTES, 4 * CHUNK_BYTES]
+
+
+def test_p4_an_upload_under_way_is_broken_off_once_it_may_not_leave(city: ChannelCity) -> None:
+    ticket = city.channel.open_session(RUN, BIG)
+    asked: list[int] = []
+
+    def handle(_: bytes) -> bytes:
+        proxy.flows.clear()
+        return bytes(8 << 20)  # more than any buffer on the way takes
+
+    def leaving(reply: Encoded) -> Encoded:
+        asked.append(len(reply))
+        if len(asked) == 1:
+            return reply
+        proxy.flows.set()
+        return b"no"
+
+    with CuttingProxy(city.channel.port) as proxy:
+        city.serve(
+            "health", ticket, handle, address=f"{HOST}:{proxy.port}", leaving=leaving, waits=Waiting(every_s=0.05)
+        )
+        assert city.ask({"health": b"ask"}) == {"health": b"no"}
+        assert proxy.cuts == 0
+        city.channel.close_session()
+        assert city.served[-1].left() == ""
+    assert asked[:2] == [8 << 20, 8 << 20]
+    assert set(asked[2:]) == {2}
 
 
 def test_a_request_cut_midway_is_sent_again(city: ChannelCity) -> None:
