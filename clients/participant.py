@@ -93,7 +93,6 @@ class Participant:
         self.department = department
         self.memory = Memory(journal, clock)
         self.ledger = PrivacyLedger(journal, clock)
-        self._judge = Judge(department, self.memory, self.ledger, clock)
         self._journal = journal
         self._source = source
         self._clock = clock
@@ -132,7 +131,9 @@ class Participant:
             message, digest = decode_request(request), sha256(request)
             step, make = self._steps[type(message)]
             self.department.require_unchanged()
-            answer = self._given(step, digest)
+            answer = self._last.get(step)
+            if answer is not None and answer.digest != digest:
+                answer = None  # it is not held while a new one is made
             if answer is None:
                 reply = make(message, digest)
                 answer = _Answer(digest, reply, self._judged)
@@ -143,11 +144,6 @@ class Participant:
         self._last[step] = answer
         self._newest = (step, answer)
         return answer.reply
-
-    def _given(self, step: str, digest: bytes) -> _Answer | None:
-        """Return the answer that was given to this very request; no other one is held while a new one is made."""
-        answer = self._last.get(step)
-        return answer if answer is not None and answer.digest == digest else None
 
     def leaving(self, reply: Encoded) -> Encoded:
         """Return what may leave in the place of the newest reply; asked before every attempt to send it.
@@ -364,6 +360,11 @@ class Participant:
         if session is None or session.plan.run_id() != run or session.round_number != round_number:
             raise ProtocolError("round-unknown", "The request belongs to no round that is open here.")
         return session
+
+    @property
+    def _judge(self) -> Judge:
+        """Who asks the rules of the department."""
+        return Judge(self.department, self.memory, self.ledger, self._clock)
 
     def _take_over(self) -> bool:
         """Let count what people decided meanwhile, and return whether a newer roster is among it."""
