@@ -64,6 +64,7 @@ class SecretWatch:
     @contextmanager
     def watching(self) -> Iterator[SecretWatch]:
         """Listen to the interpreter: whenever a watched function returns, note what it made."""
+        gc.collect()  # what other tests left behind is not of this run
         before = sys.getprofile()
         sys.setprofile(self._hear)
         threading.setprofile(self._hear)
