@@ -25,18 +25,18 @@ from clients.supernode import NAMED
 from clients.training.noise import UnsafeSeededSource
 from clients.up import SERVICE
 from server.audit import OWNER
-from server.city import load_city, load_plan_key
+from server.city import load_plan_key
 from server.coordinator import Coordinator
 from server.gateway import FLEET_ROUTES
 from server.results import RunResult
 from server.roster import load_members
-from server.runs import RunFolder, run_folders
+from server.runs import RunFolder
 from shared.errors import ConfigError, RoundAbortedError
 from shared.identity import DepartmentId, Signed
 from shared.journal import Journal
 from shared.model_file import MODEL_FILE, read_model
 from shared.parameters import Vector
-from shared.plan import Plan, accept_plan
+from shared.plan import Plan
 from simulation.network import InMemoryTransport
 from tests.city import FOUR
 from tests.deployed_city import SMALL_ASK, DeployedCity, now
@@ -115,6 +115,24 @@ def released(city: RunningCity, plan: Plan) -> Vector:
     return read_model(city.authority.runs / plan.run_id().hex() / MODEL_FILE, plan.layout)
 
 
+def fetch_everything(city: RunningCity, plan: Plan, tmp_path: Path) -> None:
+    """A department fetches roster, plan and the model of a finished run from the shelf, whence the plan came as well."""
+    config, folder = city.city.config("police"), RunFolder(city.authority.runs / plan.run_id().hex())
+    run = folder.path.name
+    shown = city.client("roster", "fetch", str(config))
+    assert (shown.returncode, shown.stdout.count("approved")) == (0, len(FOUR)), shown.stderr
+    assert city.client("plan", "fetch", str(config)).stdout == "The shelf holds no plan that does not lie here.\n"
+    withheld = city.client("model", "fetch", str(config), run)
+    assert (withheld.returncode, "[run-unknown]" in withheld.stderr) == (ConfigError.exit_code, True)
+    assert "[audit-missing]" in city.server("model", run, "--release").stderr
+    audit = attack_audit(city.city, "health", plan, tmp_path)
+    assert city.server("model", run, "--release", "--audit", str(audit)).returncode == 0
+    fetched = city.client("model", "fetch", str(config), run)
+    assert "countersigned in the last round" in fetched.stdout, fetched.stderr
+    installed = city.city.home("police") / "models" / run / MODEL_FILE
+    assert installed.read_bytes() == (folder.path / MODEL_FILE).read_bytes()
+
+
 def test_a_run_over_processes_gives_the_model_of_the_simulation_with_the_same_seeds(
     city: RunningCity, tmp_path: Path
 ) -> None:
@@ -128,24 +146,7 @@ def test_a_run_over_processes_gives_the_model_of_the_simulation_with_the_same_se
     expected = simulated(city.city, journals, signed, plan).model
     assert np.linalg.norm(expected) > 0
     np.testing.assert_allclose(released(city, plan), expected, rtol=0, atol=1e-6)
-
-
-def test_departments_fetch_roster_plan_and_model_from_the_shelf(city: RunningCity, tmp_path: Path) -> None:
-    """After the run above, whose plan came from the shelf as well."""
-    config, folder = city.city.config("police"), next(run_folders(city.authority))
-    run, plan = folder.path.name, accept_plan(folder.submitted().plan, load_city(city.authority).plan_key)
-    shown = city.client("roster", "fetch", str(config))
-    assert (shown.returncode, shown.stdout.count("approved")) == (0, len(FOUR)), shown.stderr
-    assert city.client("plan", "fetch", str(config)).stdout == "The shelf holds no plan that does not lie here.\n"
-    withheld = city.client("model", "fetch", str(config), run)
-    assert (withheld.returncode, "[run-unknown]" in withheld.stderr) == (ConfigError.exit_code, True)
-    assert "[audit-missing]" in city.server("model", run, "--release").stderr
-    audit = attack_audit(city.city, "health", plan, tmp_path)
-    assert city.server("model", run, "--release", "--audit", str(audit)).returncode == 0
-    fetched = city.client("model", "fetch", str(config), run)
-    assert "countersigned in the last round" in fetched.stdout, fetched.stderr
-    installed = city.city.home("police") / "models" / run / MODEL_FILE
-    assert installed.read_bytes() == (folder.path / MODEL_FILE).read_bytes()
+    fetch_everything(city, plan, tmp_path)
 
 
 def test_the_gateway_passes_on_nothing_but_what_a_registered_node_needs(city: RunningCity) -> None:
