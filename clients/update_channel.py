@@ -97,7 +97,7 @@ class Waiting:
     """What the serving thread does while it waits for the network: it shows that it is alive.
 
     Attributes:
-        show: called again and again, also with every part of a request; must not block.
+        show: called again and again, also between the parts of a request; must not block.
         every_s: longest time between two calls, in seconds; one part of a request, once begun, may take longer.
     """
 
@@ -152,7 +152,7 @@ def serve_channel(
     while not stop.is_set():
         try:
             with dialled(address, tls) as channel, stop.cutting(channel.close):
-                link = _Link(channel, ((TICKET_KEY, encode(ticket)),), waits, leaving)
+                link = _Link(channel, ((TICKET_KEY, encode(ticket)),), waits, leaving, clock)
                 for _ in link.serve(handle, outbox, max_request_bytes=max_request_bytes, stopped=stop.is_set):
                     pause, failing_since = patience.first_s, None
         except (grpc.RpcError, grpc.FutureCancelledError, ValueError) as error:
@@ -178,6 +178,7 @@ class _Link:
     metadata: tuple[tuple[str, bytes], ...]
     waits: Waiting
     leaving: Callable[[Encoded], Encoded]
+    clock: Callable[[], float]
 
     def serve(
         self,
@@ -257,9 +258,11 @@ class _Link:
         def write(data: memoryview) -> None:
             buffer[transfer.received : transfer.received + len(data)] = data
 
-        transfer = Incoming(start, write)
+        transfer, due = Incoming(start, write), 0.0
         while not transfer.complete:
-            self.waits.show()
+            if self.clock() >= due:  # not with each of hundreds of parts: whoever shows itself looks at files, too
+                self.waits.show()
+                due = self.clock() + self.waits.every_s
             raw = next(call, None)
             if raw is None:
                 break

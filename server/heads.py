@@ -7,14 +7,34 @@ takes part. The authority takes part in every round, and its own journal remembe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from server.records import Countersigned, RoundDone
 from shared.codec import decode
 from shared.errors import JournalError, ProtocolError
-from shared.identity import DepartmentId, Roster, open_signed
+from shared.identity import DepartmentId, Roster, Signed, open_signed
 from shared.journal import EntryKind, Head, Journal
 from shared.messages import HeadReceipt, MaskedUpdate, Receipt
 from shared.secagg.receipts import RECEIPT_LABEL
+
+
+def _of_receipt(signed: Signed) -> tuple[str, Head]:
+    """Whose journal stood where when an update was sent."""
+    receipt = decode(signed.body, Receipt, error=JournalError)
+    return receipt.department, Head(sequence=receipt.ledger_sequence, digest=receipt.ledger_head)
+
+
+def _of_countersignature(signed: Signed) -> tuple[str, Head]:
+    """Whose journal stood where when a round was closed."""
+    receipt = decode(signed.body, HeadReceipt, error=JournalError)
+    return receipt.department, Head(sequence=receipt.journal_sequence, digest=receipt.journal_head)
+
+
+_SIGNED_IN: Final[dict[EntryKind, tuple[type[RoundDone | Countersigned], Callable[[Signed], tuple[str, Head]]]]] = {
+    EntryKind.ROUND: (RoundDone, _of_receipt),
+    EntryKind.COUNTERSIGNED: (Countersigned, _of_countersignature),
+}
+"""The entries of the authority's journal that hold positions which departments signed."""
 
 
 class KnownHeads:
@@ -28,7 +48,7 @@ class KnownHeads:
     def __init__(self, journal: Journal, run: bytes) -> None:
         self._journal = journal
         self._run = run
-        self._read = dict.fromkeys((EntryKind.ROUND, EntryKind.COUNTERSIGNED), 0)
+        self._read = dict.fromkeys(_SIGNED_IN, 0)
         self._heads: dict[str, Head] = {}
         self._open: list[tuple[int, str, Head]] = []  # of this run's rounds that may be conducted again
 
@@ -63,20 +83,12 @@ class KnownHeads:
 
     def _new(self) -> Iterator[tuple[int, str, Head]]:
         """Yield what was written since with the round of this run, or 0 for another run's."""
-        for entry in self._journal.entries(EntryKind.ROUND, after=self._read[EntryKind.ROUND]):
-            done = decode(entry.body, RoundDone, error=JournalError)
-            self._read[EntryKind.ROUND] = entry.sequence
-            for signed in done.receipts.values():
-                receipt = decode(signed.body, Receipt, error=JournalError)
-                head = Head(sequence=receipt.ledger_sequence, digest=receipt.ledger_head)
-                yield done.round if done.run == self._run else 0, receipt.department, head
-        for entry in self._journal.entries(EntryKind.COUNTERSIGNED, after=self._read[EntryKind.COUNTERSIGNED]):
-            closed = decode(entry.body, Countersigned, error=JournalError)
-            self._read[EntryKind.COUNTERSIGNED] = entry.sequence
-            for signed in closed.receipts.values():
-                signed_head = decode(signed.body, HeadReceipt, error=JournalError)
-                head = Head(sequence=signed_head.journal_sequence, digest=signed_head.journal_head)
-                yield closed.round if closed.run == self._run else 0, signed_head.department, head
+        for kind, (record, head_of) in _SIGNED_IN.items():
+            for entry in self._journal.entries(kind, after=self._read[kind]):
+                done = decode(entry.body, record, error=JournalError)
+                self._read[kind] = entry.sequence
+                for signed in done.receipts.values():
+                    yield done.round if done.run == self._run else 0, *head_of(signed)
 
     def _see(self, name: str, head: Head) -> None:
         """Keep the newest."""

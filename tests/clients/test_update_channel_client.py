@@ -109,6 +109,24 @@ def test_a_request_cut_midway_is_sent_again(city: ChannelCity) -> None:
         assert proxy.cuts == 1
 
 
+@pytest.mark.parametrize(("every_s", "least", "most"), [(1e-9, 40, 1_000_000), (600.0, 1, 1)])
+def test_a_long_request_is_taken_with_signs_of_life_and_no_more_of_them_than_asked_for(
+    city: ChannelCity, every_s: float, least: int, most: int
+) -> None:
+    ticket = city.channel.open_session(RUN, SMALL)
+    shown: list[None] = []
+    shows: list[int] = []
+
+    def handle(request: bytes) -> bytes:
+        shows.append(len(shown))
+        return sha256(request)
+
+    request = bytes(40 * CHUNK_BYTES)
+    city.serve("health", ticket, handle, waits=Waiting(lambda: shown.append(None), every_s=every_s))
+    assert city.ask({"health": request}) == {"health": sha256(request)}
+    assert least <= shows[0] <= most
+
+
 def test_a_stopped_department_answers_nothing_and_leaves_at_once(city: ChannelCity) -> None:
     ticket = city.channel.open_session(RUN, SMALL)
     idle = city.serve("health", ticket, bytes.upper)
