@@ -65,25 +65,27 @@ def approve(liar: Liar, name: str, department: str, key: bytes) -> None:
 def test_p2_a_changed_key_counts_once_its_fingerprint_was_approved_here(liar: Liar) -> None:
     new = IdentityKey.generate().public
     roster = liar.sign_roster(members(liar, **{PEER: new}))
-    liar.refused(VICTIM, liar.offer(roster=roster), "roster-key-unapproved")
+    liar.assert_refused(VICTIM, liar.offer(roster=roster), "roster-key-unapproved")
     approve(liar, VICTIM, PEER, new)
     liar.get(VICTIM, liar.offer(roster=roster), AdvertReply)
     liar.restart(VICTIM)
     liar.get(VICTIM, liar.offer(roster=roster), AdvertReply)
-    liar.refused("transport", liar.offer(roster=roster), "roster-key-unapproved")
+    liar.assert_refused("transport", liar.offer(roster=roster), "roster-key-unapproved")
 
 
 def test_p2_an_approval_is_for_one_key_of_one_department(liar: Liar) -> None:
     new, other = IdentityKey.generate().public, IdentityKey.generate().public
     approve(liar, VICTIM, PEER, new)
-    liar.refused(VICTIM, liar.offer(roster=liar.sign_roster(members(liar, **{PEER: other}))), "roster-key-unapproved")
+    liar.assert_refused(
+        VICTIM, liar.offer(roster=liar.sign_roster(members(liar, **{PEER: other}))), "roster-key-unapproved"
+    )
     moved = members(liar, transport=new)
-    liar.refused(VICTIM, liar.offer(roster=liar.sign_roster(moved, serial=3)), "roster-key-unapproved")
+    liar.assert_refused(VICTIM, liar.offer(roster=liar.sign_roster(moved, serial=3)), "roster-key-unapproved")
 
 
 def test_p2_after_an_approval_the_old_key_is_out(liar: Liar) -> None:
     approve(liar, VICTIM, PEER, IdentityKey.generate().public)
-    liar.refused(VICTIM, liar.offer(), "roster-key-unapproved")
+    liar.assert_refused(VICTIM, liar.offer(), "roster-key-unapproved")
 
 
 def test_p2_a_key_that_the_old_one_vouches_for_counts_from_then_on(liar: Liar) -> None:
@@ -96,7 +98,7 @@ def test_p2_a_key_that_the_old_one_vouches_for_counts_from_then_on(liar: Liar) -
     plain = liar.sign_roster(members(liar, **{PEER: second.public}), serial=3)
     liar.get(VICTIM, liar.offer(roster=plain), AdvertReply)
     stale = endorsing(liar, old, third.public, serial=4)
-    liar.refused(VICTIM, liar.offer(roster=stale), "roster-key-unapproved")
+    liar.assert_refused(VICTIM, liar.offer(roster=stale), "roster-key-unapproved")
     liar.get(VICTIM, liar.offer(roster=endorsing(liar, second, third.public, serial=5)), AdvertReply)
 
 
@@ -108,11 +110,11 @@ def test_p2_a_removed_member_is_out_at_once(liar: Liar) -> None:
     approve(liar, VICTIM, "parks", parks)
     exchanged = {name: key for name, key in members(liar, parks=parks).items() if name != PEER}
     roster = liar.sign_roster(exchanged)
-    liar.refused(VICTIM, liar.offer(roster=roster), "cohort-foreign")
-    liar.refused(VICTIM, liar.ask(1, epoch=live), "epoch-unknown")
-    liar.refused(VICTIM, liar.offer(), "roster-rolled-back")
+    liar.assert_refused(VICTIM, liar.offer(roster=roster), "cohort-foreign")
+    liar.assert_refused(VICTIM, liar.ask(1, epoch=live), "epoch-unknown")
+    liar.assert_refused(VICTIM, liar.offer(), "roster-rolled-back")
     liar.restart(VICTIM)
-    liar.refused(VICTIM, liar.offer(), "roster-rolled-back")
+    liar.assert_refused(VICTIM, liar.offer(), "roster-rolled-back")
     liar.get(VICTIM, liar.offer(roster=roster, cohort=others), AdvertReply)
 
 
@@ -120,22 +122,22 @@ def test_p2_a_removal_counts_although_another_key_on_the_roster_does_not(liar: L
     kept = {name: key for name, key in members(liar).items() if name != PEER}
     roster = liar.sign_roster(kept | {"parks": IdentityKey.generate().public})
     live = liar.stand().epoch
-    liar.refused(VICTIM, liar.offer(roster=roster), "roster-key-unapproved")
-    liar.refused(VICTIM, liar.ask(1, epoch=live), "epoch-unknown")
-    liar.refused(VICTIM, liar.offer(), "roster-rolled-back")
+    liar.assert_refused(VICTIM, liar.offer(roster=roster), "roster-key-unapproved")
+    liar.assert_refused(VICTIM, liar.ask(1, epoch=live), "epoch-unknown")
+    liar.assert_refused(VICTIM, liar.offer(), "roster-rolled-back")
 
 
 def test_p2_a_serial_names_one_roster_also_after_a_restart(liar: Liar) -> None:
     kept = {name: key for name, key in members(liar).items() if name != PEER}
-    liar.refused(VICTIM, liar.offer(roster=liar.sign_roster(kept)), "roster-size")
+    liar.assert_refused(VICTIM, liar.offer(roster=liar.sign_roster(kept)), "roster-size")
     liar.restart(VICTIM)
-    liar.refused(VICTIM, liar.offer(roster=liar.sign_roster(members(liar))), "roster-contradicted")
+    liar.assert_refused(VICTIM, liar.offer(roster=liar.sign_roster(members(liar))), "roster-contradicted")
 
 
 def test_a_roster_that_does_not_verify_changes_nothing(liar: Liar) -> None:
     liar.stand()
     foreign = sign_record(IdentityKey.generate(), "roster", Roster(city=CITY, serial=9, members=members(liar)))
-    liar.refused(VICTIM, liar.offer(roster=foreign), "signature-invalid")
+    liar.assert_refused(VICTIM, liar.offer(roster=foreign), "signature-invalid")
     liar.epoch -= 1  # the one that stands
     liar.upload(1)
     liar.honest_round(2)
@@ -144,7 +146,7 @@ def test_a_roster_that_does_not_verify_changes_nothing(liar: Liar) -> None:
 def test_the_same_roster_again_keeps_the_epoch_and_writes_nothing(liar: Liar) -> None:
     liar.advertise()
     assert len(list(liar.journals[VICTIM].entries(EntryKind.ROSTER))) == 1
-    liar.refused(VICTIM, liar.offer(run=b"r" * 32), "run-foreign")
+    liar.assert_refused(VICTIM, liar.offer(run=b"r" * 32), "run-foreign")
     liar.get(VICTIM, liar.all_adverts(epoch=liar.epoch - 1), SealReply)
     assert len(list(liar.journals[VICTIM].entries(EntryKind.ROSTER))) == 1
 

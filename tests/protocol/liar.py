@@ -52,6 +52,9 @@ R = TypeVar("R", bound=Reply)
 
 replace = msgspec.structs.replace
 
+NOTICED = {EntryKind.ROSTER, EntryKind.KEY, EntryKind.DECISION}
+"""A verified roster counts whatever becomes of the message that brought it, and a policy's word is written down."""
+
 
 class Answer(NamedTuple):
     """One reply that left a department."""
@@ -180,15 +183,18 @@ class Liar:
         assert isinstance(reply, kind), (name, type(request).__name__, self.last_refusal(name))
         return reply
 
-    def refused(self, name: str, request: Request | bytes, code: str) -> Refused:
-        """Send a message that must be refused by this name, in a word outside and in full inside; nothing is answered."""
+    def assert_refused(self, name: str, request: Request | bytes, code: str) -> Refused:
+        """Send a message that must be refused by this name, in a word outside and in full inside; nothing else happens.
+
+        Nothing is answered, charged, burned or opened: beside the one refusal the journal only grows by :data:`NOTICED`.
+        """
         before = self.journals[name].head.sequence
         raw = request if isinstance(request, bytes) else encode(request)
         reply = self.post(name, raw)
         assert reply == Refusal(status="refused"), (reply, self.last_refusal(name))
-        entries = list(self.journals[name].entries(after=before))
-        assert EntryKind.ANSWERED not in {entry.kind for entry in entries}
-        refusal = _read_refusal(entries[-1])
+        *noticed, last = self.journals[name].entries(after=before)
+        assert {entry.kind for entry in noticed} <= NOTICED
+        refusal = _read_refusal(last)
         assert (refusal.code, refusal.status) == (code, "refused"), refusal
         return refusal
 

@@ -31,9 +31,9 @@ def test_p2_unequal_models_show_in_the_commitments_before_anything_is_unmasked(l
     for name in liar.names:
         # Under its own sid or the others', with everybody's receipts or with a list that leaves somebody out.
         for sid in {update.sid for update in liar.updates.values()}:
-            liar.refused(name, liar.demand(name, liar.names, sid=sid), "sid-mismatch")
+            liar.assert_refused(name, liar.demand(name, liar.names, sid=sid), "sid-mismatch")
         partial = FIRST_THREE if name in FIRST_THREE else LAST_THREE
-        liar.refused(name, liar.demand(name, partial, sid=liar.updates[name].sid), "confirmation-missing")
+        liar.assert_refused(name, liar.demand(name, partial, sid=liar.updates[name].sid), "confirmation-missing")
     liar.honest_round(3)
 
 
@@ -64,7 +64,7 @@ def test_p2_departments_refuse_receipts_whose_commitments_differ(liar: Liar) -> 
     commitments = receipt.pair_commitments | {VICTIM: bytes(32)}
     lied = signed_by(liar, PEER, RECEIPT_LABEL, replace(receipt, pair_commitments=commitments))
     receipts = {name: update.receipt for name, update in liar.updates.items()} | {PEER: lied}
-    liar.refused(VICTIM, liar.demand(VICTIM, liar.names, receipts=receipts), "pair-commitment-mismatch")
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, liar.names, receipts=receipts), "pair-commitment-mismatch")
     liar.reveal(liar.names)
     liar.honest_round(2)
 
@@ -79,9 +79,9 @@ def test_p2_a_withheld_update_stays_masked(liar: Liar) -> None:
     for reveal in liar.reveals.values():
         assert set(reveal.self_shares) == set(FIRST_THREE)
         assert all(set(row) == {LAST} for row in reveal.pair_shares.values())
-    liar.refused(LAST, liar.demand(LAST, FIRST_THREE), "not-a-survivor")
-    liar.refused(LAST, liar.list_of(FIRST_THREE), "not-a-survivor")
-    liar.refused(LAST, liar.demand(LAST, LAST_THREE), "confirmation-missing")
+    liar.assert_refused(LAST, liar.demand(LAST, FIRST_THREE), "not-a-survivor")
+    liar.assert_refused(LAST, liar.list_of(FIRST_THREE), "not-a-survivor")
+    liar.assert_refused(LAST, liar.demand(LAST, LAST_THREE), "confirmation-missing")
     liar.honest_round(2)
 
 
@@ -89,8 +89,8 @@ def test_p2_withheld_confirmations_end_the_round(liar: Liar) -> None:
     liar.stand().upload(1, *FIRST_THREE)
     liar.confirm(FIRST_THREE, [VICTIM, PEER])
     for name in (VICTIM, PEER):
-        liar.refused(name, liar.demand(name, FIRST_THREE), "too-few-confirmations")
-    liar.refused("environment", liar.demand("environment", FIRST_THREE), "confirmation-missing")
+        liar.assert_refused(name, liar.demand(name, FIRST_THREE), "too-few-confirmations")
+    liar.assert_refused("environment", liar.demand("environment", FIRST_THREE), "confirmation-missing")
     liar.honest_round(2)
 
 
@@ -119,10 +119,10 @@ def test_p2_rounds_that_never_end_are_counted(liar: Liar, ending: str) -> None:
         if ending != "withheld":
             survivors = liar.names if ending == "an account of all" else FIRST_THREE
             liar.get(VICTIM, account(liar, survivors=survivors), CloseReply)
-    assert "R15" in liar.refused(VICTIM, liar.ask(4), "policy-refused").message
+    assert "R15" in liar.assert_refused(VICTIM, liar.ask(4), "policy-refused").message
     liar.restart(VICTIM)
     liar.stand()
-    assert "R15" in liar.refused(VICTIM, liar.ask(4), "policy-refused").message
+    assert "R15" in liar.assert_refused(VICTIM, liar.ask(4), "policy-refused").message
 
 
 def test_p2_a_round_that_a_department_gave_shares_for_is_not_counted(liar: Liar) -> None:
@@ -154,9 +154,9 @@ def test_p2_an_account_of_another_round_is_not_countersigned(liar: Liar) -> None
             receipts_hash=bytes(32), final=True, journal_sequence=1, journal_head=bytes(32),
         )  # fmt: skip
         message = CloseRound(closed=sign_record(liar.world.authority, "round-closed", nothing))
-        liar.refused(VICTIM, message, "sid-mismatch" if number == 0 else "round-unknown")
+        liar.assert_refused(VICTIM, message, "sid-mismatch" if number == 0 else "round-unknown")
     liar.upload(1).reveal(liar.names)
-    liar.refused(VICTIM, account(liar, IdentityKey.generate()), "signature-invalid")
+    liar.assert_refused(VICTIM, account(liar, IdentityKey.generate()), "signature-invalid")
     for changes, code in (
         ({"round": 2}, "round-unknown"),
         ({"run": b"r" * 32}, "round-unknown"),
@@ -165,7 +165,7 @@ def test_p2_an_account_of_another_round_is_not_countersigned(liar: Liar) -> None
         ({"survivors": ("environment", PEER, LAST)}, "not-a-survivor"),
         ({"survivors": (VICTIM,)}, "below-min-contributors"),
     ):
-        liar.refused(VICTIM, account(liar, **changes), code)
+        liar.assert_refused(VICTIM, account(liar, **changes), code)
     liar.get(VICTIM, account(liar), CloseReply)
     liar.honest_round(2)
 
@@ -174,5 +174,5 @@ def test_p2_two_accounts_of_one_round_are_not_countersigned(liar: Liar) -> None:
     liar.stand().upload(1).reveal(liar.names)
     first = liar.get(VICTIM, account(liar), CloseReply)
     assert liar.get(VICTIM, account(liar), CloseReply) == first
-    liar.refused(VICTIM, account(liar, model_hash=b"m" * 32), "round-already-closed")
+    liar.assert_refused(VICTIM, account(liar, model_hash=b"m" * 32), "round-already-closed")
     liar.honest_round(2)

@@ -103,7 +103,7 @@ def test_p2_truncated_messages_are_refused(liar: Liar, scene: Scene) -> None:
     @short
     @given(st.integers(min_value=0, max_value=len(raw) - 1))
     def cut(length: int) -> None:
-        liar.refused(VICTIM, raw[:length], "message-malformed")
+        liar.assert_refused(VICTIM, raw[:length], "message-malformed")
 
     cut()
     assert not isinstance(liar.send(VICTIM, good), Refusal)
@@ -137,7 +137,7 @@ def test_p2_messages_with_something_added_are_refused(liar: Liar, scene: Scene) 
     @short
     @given(st.binary(min_size=1, max_size=64))
     def add(tail: bytes) -> None:
-        liar.refused(VICTIM, raw + tail, "message-malformed")
+        liar.assert_refused(VICTIM, raw + tail, "message-malformed")
 
     add()
     assert not isinstance(liar.send(VICTIM, good), Refusal)
@@ -155,35 +155,37 @@ def test_p2_a_flipped_bit_in_any_signed_part_is_refused(liar: Liar, scene: Scene
             changed = replace(signed, **{field: bytes([data[0] ^ 1]) + data[1:]})
             top, *keys = path
             value = changed if not keys else getattr(good, top) | {keys[0]: changed}
-            liar.refused(VICTIM, replace(good, **{top: value}), "signature-invalid")
+            liar.assert_refused(VICTIM, replace(good, **{top: value}), "signature-invalid")
     assert not isinstance(liar.send(VICTIM, good), Refusal)
     liar.honest_round(next_round(good))
 
 
 def test_p2_oversized_messages_are_refused_unread(liar: Liar) -> None:
     liar.stand()
-    liar.refused(VICTIM, bytes(MAX_MESSAGE_BYTES + 1), "message-too-large")
+    liar.assert_refused(VICTIM, bytes(MAX_MESSAGE_BYTES + 1), "message-too-large")
     liar.honest_round(1)
 
 
 def test_p2_oversized_parts_are_refused(liar: Liar) -> None:
     crowd = tuple(f"sybil-{number:06}" for number in range(100_000))
-    liar.refused(VICTIM, liar.offer(cohort=crowd), "message-malformed")
-    liar.refused(VICTIM, liar.offer(cohort=crowd[:1000]), "cohort-foreign")
+    liar.assert_refused(VICTIM, liar.offer(cohort=crowd), "message-malformed")
+    liar.assert_refused(VICTIM, liar.offer(cohort=crowd[:1000]), "cohort-foreign")
     liar.stand()
-    liar.refused(VICTIM, liar.ask(1, participants=crowd), "message-malformed")
-    liar.refused(VICTIM, liar.ask(1, model=bytes(10_000_000)), "vector-bytes")
+    liar.assert_refused(VICTIM, liar.ask(1, participants=crowd), "message-malformed")
+    liar.assert_refused(VICTIM, liar.ask(1, model=bytes(10_000_000)), "vector-bytes")
     liar.upload(1, *FIRST_THREE)
-    liar.refused(VICTIM, liar.list_of(crowd), "message-malformed")
-    liar.refused(VICTIM, liar.list_of(crowd[:1000]), "survivor-foreign")
+    liar.assert_refused(VICTIM, liar.list_of(crowd), "message-malformed")
+    liar.assert_refused(VICTIM, liar.list_of(crowd[:1000]), "survivor-foreign")
     liar.confirm(FIRST_THREE)
     honest = liar.demand(VICTIM, FIRST_THREE)
     large = {name: bytes(10_000_000) for name in honest.envelopes}
-    liar.refused(VICTIM, replace(honest, envelopes=large), "message-malformed")
-    liar.refused(VICTIM, replace(honest, receipts=dict.fromkeys(crowd, honest.receipts[VICTIM])), "message-malformed")
+    liar.assert_refused(VICTIM, replace(honest, envelopes=large), "message-malformed")
+    liar.assert_refused(
+        VICTIM, replace(honest, receipts=dict.fromkeys(crowd, honest.receipts[VICTIM])), "message-malformed"
+    )
     # A length that promises 4 GiB is refused before anything of that size is allocated.
-    liar.refused(VICTIM, b"\xdd\xff\xff\xff\xff", "message-malformed")
-    liar.refused(VICTIM, b"\x81\xa4type\xc6\xff\xff\xff\xff", "message-malformed")
+    liar.assert_refused(VICTIM, b"\xdd\xff\xff\xff\xff", "message-malformed")
+    liar.assert_refused(VICTIM, b"\x81\xa4type\xc6\xff\xff\xff\xff", "message-malformed")
     liar.honest_round(2)
 
 
@@ -191,13 +193,13 @@ def test_p2_oversized_parts_are_refused(liar: Liar) -> None:
     "raw", [b"", b"\x00", b"\xc1", b"\x80", b"\x81\xa4type\xa7Refusal", b"\x91" * 100_000], ids=len
 )
 def test_p2_what_is_no_message_is_refused(liar: Liar, raw: bytes) -> None:
-    liar.refused(VICTIM, raw, "message-malformed")
+    liar.assert_refused(VICTIM, raw, "message-malformed")
 
 
 def test_p2_an_unknown_field_is_refused(liar: Liar) -> None:
     raw = encode(liar.offer())
     assert raw[0] == 0x86  # a map of six: the type and five fields
-    liar.refused(VICTIM, b"\x87" + raw[1:] + b"\xa5extra\xc0", "message-malformed")
+    liar.assert_refused(VICTIM, b"\x87" + raw[1:] + b"\xa5extra\xc0", "message-malformed")
     assert isinstance(liar.offer(), type(decode_request(raw)))
     liar.honest_round(1)
 
@@ -205,13 +207,13 @@ def test_p2_an_unknown_field_is_refused(liar: Liar) -> None:
 @short
 @given(st.binary(max_size=200))
 def test_p2_random_bytes_are_refused(liar: Liar, raw: bytes) -> None:
-    liar.refused(VICTIM, raw, "message-malformed")
+    liar.assert_refused(VICTIM, raw, "message-malformed")
 
 
 def test_p2_a_reply_sent_back_is_refused(liar: Liar) -> None:
     liar.stand().upload(1)
     for reply in (liar.updates["police"], Refusal(status="refused")):
-        liar.refused(VICTIM, encode(reply), "message-malformed")
+        liar.assert_refused(VICTIM, encode(reply), "message-malformed")
     liar.honest_round(2)
 
 
@@ -219,4 +221,4 @@ def test_p2_a_run_ended_early_gives_nothing_away(liar: Liar) -> None:
     """The authority alone can end a run, under its signature; afterwards no round is answered."""
     liar.stand().upload(1).reveal(liar.names)
     liar.get(VICTIM, account(liar, final=True), CloseReply)
-    liar.refused(VICTIM, liar.ask(2), "run-already-settled")
+    liar.assert_refused(VICTIM, liar.ask(2), "run-already-settled")

@@ -22,9 +22,9 @@ from tests.protocol.lies import FIRST_THREE, LAST, LAST_THREE, PEER, VICTIM, rec
 
 def test_p2_a_department_stands_by_one_survivor_list(liar: Liar) -> None:
     liar.stand().upload(1).confirm(FIRST_THREE, [VICTIM])
-    liar.refused(VICTIM, liar.list_of(LAST_THREE), "step-already-answered")
-    liar.refused(VICTIM, liar.demand(VICTIM, LAST_THREE), "survivors-changed")
-    liar.refused(VICTIM, liar.demand(VICTIM, liar.names), "survivors-changed")
+    liar.assert_refused(VICTIM, liar.list_of(LAST_THREE), "step-already-answered")
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, LAST_THREE), "survivors-changed")
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, liar.names), "survivors-changed")
     liar.honest_round(2)
 
 
@@ -32,12 +32,16 @@ def test_p2_two_survivor_lists_never_find_enough_confirmations(liar: Liar) -> No
     liar.stand().upload(1)
     liar.confirm(FIRST_THREE, ["environment", VICTIM]).confirm(LAST_THREE, [PEER, LAST])
     own = {name: liar.confirmations[name] for name in ("environment", VICTIM)}
-    liar.refused(VICTIM, liar.demand(VICTIM, FIRST_THREE, confirmations=own), "too-few-confirmations")
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, FIRST_THREE, confirmations=own), "too-few-confirmations")
     other = own | {PEER: liar.confirmations[PEER]}
-    liar.refused(VICTIM, liar.demand(VICTIM, FIRST_THREE, confirmations=other), "survivors-changed")
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, FIRST_THREE, confirmations=other), "survivors-changed")
     forged = sign_record(IdentityKey.generate(), CONFIRMATION_LABEL, ConfirmedSet(sid=liar.sid, survivors=FIRST_THREE))
-    liar.refused(VICTIM, liar.demand(VICTIM, FIRST_THREE, confirmations=own | {PEER: forged}), "signature-invalid")
-    liar.refused(VICTIM, liar.demand(VICTIM, FIRST_THREE, confirmations=own | {LAST: forged}), "confirmation-foreign")
+    liar.assert_refused(
+        VICTIM, liar.demand(VICTIM, FIRST_THREE, confirmations=own | {PEER: forged}), "signature-invalid"
+    )
+    liar.assert_refused(
+        VICTIM, liar.demand(VICTIM, FIRST_THREE, confirmations=own | {LAST: forged}), "confirmation-foreign"
+    )
     liar.honest_round(2)
 
 
@@ -45,13 +49,13 @@ def test_p2_a_partial_list_needs_the_departments_own_confirmation(liar: Liar) ->
     liar.stand().upload(1).confirm(FIRST_THREE, ["environment", PEER])
     mine = signed_by(liar, VICTIM, CONFIRMATION_LABEL, ConfirmedSet(sid=liar.sid, survivors=FIRST_THREE))
     confirmations = liar.confirmations | {VICTIM: mine}
-    liar.refused(VICTIM, liar.demand(VICTIM, FIRST_THREE, confirmations=confirmations), "confirmation-missing")
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, FIRST_THREE, confirmations=confirmations), "confirmation-missing")
     liar.honest_round(2)
 
 
 def test_p2_nobody_confirms_that_everybody_is_there(liar: Liar) -> None:
     liar.stand().upload(1)
-    liar.refused(VICTIM, liar.list_of(liar.names), "nobody-dropped")
+    liar.assert_refused(VICTIM, liar.list_of(liar.names), "nobody-dropped")
     liar.reveal(liar.names)
     liar.honest_round(2)
 
@@ -75,8 +79,8 @@ def test_p2_a_bad_survivor_list_is_neither_confirmed_nor_revealed_for(
     liar: Liar, survivors: tuple[str, ...], code: str
 ) -> None:
     liar.stand().upload(1)
-    liar.refused(VICTIM, liar.list_of(survivors), code)
-    liar.refused(VICTIM, liar.demand(VICTIM, survivors), code)
+    liar.assert_refused(VICTIM, liar.list_of(survivors), code)
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, survivors), code)
     liar.honest_round(2)
 
 
@@ -84,25 +88,25 @@ def test_p2_one_department_is_never_both_alive_and_dropped(liar: Liar) -> None:
     """Alive for one department, which gives shares of its self mask; dropped for the others, which never answer."""
     liar.stand().upload(1)
     liar.reveal(liar.names, [VICTIM])
-    liar.refused(VICTIM, liar.list_of(LAST_THREE), "phase-wrong")
-    liar.refused(VICTIM, liar.demand(VICTIM, LAST_THREE), "step-already-answered")
+    liar.assert_refused(VICTIM, liar.list_of(LAST_THREE), "phase-wrong")
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, LAST_THREE), "step-already-answered")
     liar.confirm(LAST_THREE, [PEER, LAST])
     for name in (PEER, LAST):
-        liar.refused(name, liar.demand(name, LAST_THREE), "too-few-confirmations")
-        liar.refused(name, liar.demand(name, liar.names), "survivors-changed")
+        liar.assert_refused(name, liar.demand(name, LAST_THREE), "too-few-confirmations")
+        liar.assert_refused(name, liar.demand(name, liar.names), "survivors-changed")
     assert set(liar.reveals) == {VICTIM}
     liar.honest_round(2)
 
 
 def test_p2_a_survivor_without_a_receipt_is_refused(liar: Liar) -> None:
     liar.stand().upload(1, *FIRST_THREE)
-    liar.refused(VICTIM, liar.demand(VICTIM, liar.names), "receipts-incomplete")
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, liar.names), "receipts-incomplete")
     liar.confirm(FIRST_THREE)
     extra = liar.updates | {LAST: liar.updates[PEER]}
     receipts = {name: update.receipt for name, update in extra.items()}
-    liar.refused(VICTIM, liar.demand(VICTIM, FIRST_THREE, receipts=receipts), "receipts-incomplete")
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, FIRST_THREE, receipts=receipts), "receipts-incomplete")
     fewer = {name: receipts[name] for name in ("environment", VICTIM)}
-    liar.refused(VICTIM, liar.demand(VICTIM, FIRST_THREE, receipts=fewer), "receipts-incomplete")
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, FIRST_THREE, receipts=fewer), "receipts-incomplete")
     liar.reveal(FIRST_THREE)
     liar.honest_round(2)
 
@@ -141,9 +145,9 @@ def test_p2_there_is_no_second_update_in_a_round(liar: Liar, moment: Moment) -> 
     liar.stand().upload(2)
     moment(liar)
     moved = vector_to_bytes(liar.town.initial + np.float32(1))
-    liar.refused(VICTIM, liar.ask(2, model=moved), "step-already-answered")
-    liar.refused(VICTIM, liar.ask(2, participants=LAST_THREE), "step-already-answered")
-    liar.refused(VICTIM, liar.ask(1), "round-not-new")
+    liar.assert_refused(VICTIM, liar.ask(2, model=moved), "step-already-answered")
+    liar.assert_refused(VICTIM, liar.ask(2, participants=LAST_THREE), "step-already-answered")
+    liar.assert_refused(VICTIM, liar.ask(1), "round-not-new")
     assert liar.participants[VICTIM].ledger.reservation(liar.run).burned == {2}  # type: ignore[union-attr]  # reserved
     liar.honest_round(3)
 
@@ -153,8 +157,8 @@ def test_p2_there_is_no_second_confirmation_in_a_round(liar: Liar, moment: Momen
     liar.stand().upload(1).confirm(FIRST_THREE, [VICTIM])
     moment(liar)
     code = "step-already-answered" if moment is same_epoch else "round-unknown"
-    liar.refused(VICTIM, liar.list_of(LAST_THREE), code)
-    liar.refused(VICTIM, liar.list_of(LAST_THREE, sid=b"s" * 32), code)
+    liar.assert_refused(VICTIM, liar.list_of(LAST_THREE), code)
+    liar.assert_refused(VICTIM, liar.list_of(LAST_THREE, sid=b"s" * 32), code)
     liar.honest_round(2)
 
 
@@ -164,7 +168,7 @@ def test_p2_there_is_no_second_reveal_in_a_round(liar: Liar, moment: Moment) -> 
     lists = (liar.demand(VICTIM, LAST_THREE), liar.demand(VICTIM, liar.names, sid=b"s" * 32))
     moment(liar)
     for request in lists:
-        liar.refused(VICTIM, request, "step-already-answered" if moment is same_epoch else "round-unknown")
+        liar.assert_refused(VICTIM, request, "step-already-answered" if moment is same_epoch else "round-unknown")
     liar.honest_round(2)
 
 
@@ -174,7 +178,7 @@ def test_p2_a_cached_update_is_not_masked_again_for_a_smaller_list(liar: Liar, m
     liar.stand().upload(1).reveal(liar.names)
     moment(liar)
     for name in LAST_THREE:
-        liar.refused(name, liar.ask(1, participants=LAST_THREE), "step-already-answered")
+        liar.assert_refused(name, liar.ask(1, participants=LAST_THREE), "step-already-answered")
     liar.honest_round(2)
 
 
@@ -191,9 +195,9 @@ def test_p2_a_restart_closes_the_rounds_of_the_journal(liar: Liar, step: str) ->
     for epoch_stands in (False, True):
         if epoch_stands:
             liar.stand()
-        liar.refused(VICTIM, liar.list_of(FIRST_THREE), "round-unknown")
-        liar.refused(VICTIM, request, "round-unknown")
-    liar.refused(VICTIM, liar.ask(1), "step-already-answered")
+        liar.assert_refused(VICTIM, liar.list_of(FIRST_THREE), "round-unknown")
+        liar.assert_refused(VICTIM, request, "round-unknown")
+    liar.assert_refused(VICTIM, liar.ask(1), "step-already-answered")
     liar.honest_round(2)
 
 
@@ -207,7 +211,7 @@ def test_p2_only_the_same_bytes_are_answered_again(liar: Liar) -> None:
     request = liar.demand(VICTIM, FIRST_THREE)
     assert liar.send(VICTIM, request) == liar.send(VICTIM, request)
     without = {name: signed for name, signed in liar.confirmations.items() if name != PEER}
-    liar.refused(VICTIM, replace(request, confirmations=without), "step-already-answered")
+    liar.assert_refused(VICTIM, replace(request, confirmations=without), "step-already-answered")
     liar.honest_round(2)
 
 
@@ -219,11 +223,13 @@ def test_p2_a_replayed_receipt_is_refused(liar: Liar) -> None:
     old = liar.updates[PEER]
     liar.upload(2)
     receipts = {name: update.receipt for name, update in liar.updates.items()}
-    liar.refused(VICTIM, liar.demand(VICTIM, liar.names, receipts=receipts | {PEER: old.receipt}), "sid-mismatch")
+    liar.assert_refused(
+        VICTIM, liar.demand(VICTIM, liar.names, receipts=receipts | {PEER: old.receipt}), "sid-mismatch"
+    )
     other = receipts | {PEER: liar.updates[LAST].receipt}
-    liar.refused(VICTIM, liar.demand(VICTIM, liar.names, receipts=other), "signature-invalid")
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, liar.names, receipts=other), "signature-invalid")
     twice = {VICTIM: signed_by(liar, VICTIM, RECEIPT_LABEL, replace(receipt_of(liar, VICTIM), vector_digest=bytes(32)))}
-    liar.refused(VICTIM, liar.demand(VICTIM, liar.names, receipts=receipts | twice), "own-receipt-changed")
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, liar.names, receipts=receipts | twice), "own-receipt-changed")
     liar.reveal(liar.names)
     liar.honest_round(3)
 
@@ -240,7 +246,7 @@ def test_p2_a_replayed_envelope_is_refused(liar: Liar) -> None:
         ({name: honest[name] for name in honest if name != PEER}, "envelopes-incomplete"),
         (honest | {VICTIM: old}, "envelopes-incomplete"),
     ):
-        liar.refused(VICTIM, liar.demand(VICTIM, liar.names, envelopes=envelopes), code)
+        liar.assert_refused(VICTIM, liar.demand(VICTIM, liar.names, envelopes=envelopes), code)
     liar.reveal(liar.names)
     liar.honest_round(3)
 
@@ -255,7 +261,7 @@ def test_p2_a_colluders_receipt_does_not_make_an_old_envelope_new(liar: Liar) ->
     helped = signed_by(liar, PEER, RECEIPT_LABEL, replace(receipt, envelope_hashes=hashes))
     request = liar.demand(VICTIM, liar.names)
     lie = replace(request, receipts=request.receipts | {PEER: helped}, envelopes=request.envelopes | {PEER: old})
-    liar.refused(VICTIM, lie, "envelope-invalid")
+    liar.assert_refused(VICTIM, lie, "envelope-invalid")
     liar.honest_round(3)
 
 
@@ -263,23 +269,23 @@ def test_p2_a_replayed_round_is_refused(liar: Liar) -> None:
     liar.stand().upload(1).confirm(FIRST_THREE).reveal(FIRST_THREE)
     ask, confirm, reveal = liar.ask(1), liar.list_of(FIRST_THREE), liar.demand(VICTIM, FIRST_THREE)
     liar.upload(2)
-    liar.refused(VICTIM, ask, "step-already-answered")
-    liar.refused(VICTIM, replace(confirm, survivors=LAST_THREE), "round-unknown")
-    liar.refused(VICTIM, replace(reveal, confirmations={}), "round-unknown")
-    liar.refused(VICTIM, replace(confirm, round=2), "sid-mismatch")
-    liar.refused(VICTIM, replace(reveal, round=2), "sid-mismatch")
+    liar.assert_refused(VICTIM, ask, "step-already-answered")
+    liar.assert_refused(VICTIM, replace(confirm, survivors=LAST_THREE), "round-unknown")
+    liar.assert_refused(VICTIM, replace(reveal, confirmations={}), "round-unknown")
+    liar.assert_refused(VICTIM, replace(confirm, round=2), "sid-mismatch")
+    liar.assert_refused(VICTIM, replace(reveal, round=2), "sid-mismatch")
     liar.reveal(liar.names)
     liar.honest_round(3)
 
 
 def test_p2_a_round_beyond_the_plans_attempts_is_refused(liar: Liar) -> None:
     liar.stand()
-    liar.refused(VICTIM, liar.ask(-1), "message-malformed")
-    liar.refused(VICTIM, liar.ask(0), "round-not-new")
+    liar.assert_refused(VICTIM, liar.ask(-1), "message-malformed")
+    liar.assert_refused(VICTIM, liar.ask(0), "round-not-new")
     for number in (liar.plan.attempts + 1, 10_000):
-        assert "R19" in liar.refused(VICTIM, liar.ask(number), "policy-refused").message
+        assert "R19" in liar.assert_refused(VICTIM, liar.ask(number), "policy-refused").message
     for number in (10_001, 10**9, 2**62):
-        liar.refused(VICTIM, liar.ask(number), "ratchet-too-far")
+        liar.assert_refused(VICTIM, liar.ask(number), "ratchet-too-far")
     liar.honest_round(1)
 
 
@@ -290,5 +296,5 @@ def test_p2_a_replayed_ledger_head_is_noticed(liar: Liar) -> None:
     liar.upload(2)
     back = signed_by(liar, PEER, RECEIPT_LABEL, replace(receipt_of(liar, PEER), ledger_sequence=seen))
     receipts = {name: update.receipt for name, update in liar.updates.items()} | {PEER: back}
-    liar.refused(VICTIM, liar.demand(VICTIM, liar.names, receipts=receipts), "journal-rolled-back")
+    liar.assert_refused(VICTIM, liar.demand(VICTIM, liar.names, receipts=receipts), "journal-rolled-back")
     liar.honest_round(3)
