@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 import stat
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -18,109 +16,23 @@ from clients.config import load_config, load_policy, open_journal
 from clients.department import budgets_of, charge_of
 from clients.enrol import enrol
 from clients.explain import budget_status, others_receipts
-from clients.restore import Restored, restore_home
-from server.audit import OWNER, department_receipts
-from server.city import load_city, load_roster_key
+from clients.restore import restore_home
+from server.audit import OWNER
+from server.city import load_city
 from server.heads import KnownHeads
-from server.plan_files import load_published
-from server.roster import load_members
-from shared.audit import ReceiptLine, receipt_line
-from shared.codec import encode
-from shared.crypto.seal import PUBLIC_KEY_BYTES
 from shared.errors import CityFedError
-from shared.identity import DepartmentId, IdentityKey, Roster, sign_record
+from shared.identity import DepartmentId, Roster, sign_record
 from shared.journal import Journal
 from shared.keystore import load_identity
-from shared.messages import HeadReceipt, KeyAdvert, MaskedUpdate, Receipt
-from shared.plan import Plan
-from shared.privacy.accountant import epsilon
-from shared.privacy.extras import plan_events
+from shared.messages import MaskedUpdate, Receipt
 from shared.privacy.ledger import PrivacyLedger
-from shared.roster import endorse_key
-from tests.deployed_city import DeployedCity, deploy_with_plan, now
-from tests.finished_city import run_published
-
-POLICE = "police"
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A city with one finished run, and backups of one department from before and after it."""
-
-    city: DeployedCity
-    digest: str
-    plan: Plan
-    lines: tuple[ReceiptLine, ...]
-    before: Path
-    after: Path
-
-    @property
-    def identity(self) -> IdentityKey:
-        return load_identity(self.city.home(POLICE) / "identity.key")
-
-    def advert(
-        self, run: bytes, *, key: IdentityKey | None = None, until: str = "", policy: bytes = b""
-    ) -> ReceiptLine:
-        """What the department signs when it joins a run."""
-        config = self.city.config(POLICE)
-        advert = KeyAdvert(
-            version=1,
-            run=run,
-            epoch=1,
-            department=POLICE,
-            hpke_key=bytes(PUBLIC_KEY_BYTES),
-            roster_hash=bytes(32),
-            policy_hash=policy or load_policy(config, load_config(config)).digest,
-            heads_seen={},
-        )
-        return receipt_line("key-advert", sign_record(key or self.identity, "key-advert", advert), run=b"", until=until)
-
-    def head(
-        self, sequence: int, run: bytes, *, key: IdentityKey | None = None, digest: bytes = bytes(32)
-    ) -> ReceiptLine:
-        """What the department signs when a round is closed."""
-        head = HeadReceipt(department=POLICE, closed_hash=bytes(32), journal_sequence=sequence, journal_head=digest)
-        return receipt_line("head-receipt", sign_record(key or self.identity, "head-receipt", head), run=run)
-
-    def restore(
-        self,
-        folder: Path,
-        backup: Path,
-        lines: tuple[ReceiptLine, ...] | None = None,
-        rosters: Sequence[Path] = (),
-    ) -> Restored:
-        """Restore into a new home; the rows come back from elsewhere."""
-        folder.mkdir(exist_ok=True)
-        receipts = folder.with_suffix(".jsonl")
-        receipts.write_bytes(b"".join(msgspec.json.encode(item) + b"\n" for item in lines or self.lines))
-        shutil.copy(self.city.home(POLICE) / f"{POLICE}.csv", folder)
-        return restore_home(folder, backup, [receipts], now=now(), rosters=rosters)
+from tests.deployed_city import now
+from tests.lost_city import POLICE, Lost, in_full, lose, spent
 
 
 @pytest.fixture(scope="module")
 def lost(tmp_path_factory: pytest.TempPathFactory) -> Lost:
-    folder = tmp_path_factory.mktemp("lost")
-    city, digest = deploy_with_plan(folder / "city")
-    make_backup(city.config(POLICE), folder / "before", keys=True, now=now())
-    run_published(city, digest)
-    make_backup(city.config(POLICE), folder / "after", keys=True, now=now() + dt.timedelta(days=2))
-    lines = tuple(department_receipts(city.authority.journal))
-    return Lost(city, digest, load_published(city.authority, digest)[1], lines, folder / "before", folder / "after")
-
-
-def in_full(plan: Plan) -> float:
-    return epsilon(plan_events(plan, plan.attempts), 1e-4)
-
-
-def spent(config: Path) -> float:
-    return budget_status(config).spent_epsilon
-
-
-def refused(code: str, lost: Lost, folder: Path, *args: object) -> None:
-    with pytest.raises(CityFedError) as caught:
-        lost.restore(folder, *args)  # type: ignore[arg-type]  # passed on as they come
-    assert caught.value.code == code
-    assert not (folder / "journal.sqlite").exists()
+    return lose(tmp_path_factory.mktemp("lost"))
 
 
 def test_p3_a_backup_from_after_the_last_run_goes_on_with_the_same_figures(lost: Lost, tmp_path: Path) -> None:
@@ -218,98 +130,6 @@ def test_p3_a_run_is_not_charged_to_a_data_set_that_the_policy_does_not_name(los
     assert lost.restore(home, lost.before).closed == "restore-plan-unknown"
 
 
-def test_p5_receipts_of_another_journal_are_refused(lost: Lost, tmp_path: Path) -> None:
-    first = min((line for line in lost.lines if line.owner == POLICE and line.sequence), key=lambda line: line.sequence)
-    other = lost.head(first.sequence, first.run_id())
-    refused("journal-receipt-mismatch", lost, tmp_path / "home", lost.after, (*lost.lines, other))
-
-
-def test_p5_receipts_that_do_not_name_a_run_which_ended_here_are_refused(lost: Lost, tmp_path: Path) -> None:
-    others = (ReceiptLine(owner="health", sequence=0, digest=""),)
-    refused("receipts-incomplete", lost, tmp_path / "home", lost.after, others)
-
-
-def test_p5_a_later_entry_that_no_run_explains_is_refused_and_closes_nothing(lost: Lost, tmp_path: Path) -> None:
-    bare = ReceiptLine(owner=POLICE, sequence=400, digest="")
-    refused("receipts-incomplete", lost, tmp_path / "home", lost.after, (*lost.lines, bare))
-
-
-RUN, OTHER = bytes([1]) * 32, bytes([2]) * 32
-FORGED: dict[str, tuple[Callable[[Lost], tuple[ReceiptLine, ...]], str]] = {
-    "a run that nobody signed": (
-        lambda _: (ReceiptLine(owner=POLICE, sequence=0, digest="", run=RUN.hex()),),
-        "receipt-unsigned",
-    ),
-    "a position that nobody signed": (
-        lambda _: (ReceiptLine(owner=POLICE, sequence=400, digest="ab" * 32),),
-        "receipt-unsigned",
-    ),
-    "a run that somebody else signed": (lambda lost: (lost.advert(RUN, key=IdentityKey.generate()),), "receipt-forged"),
-    "a run under another run's advert": (
-        lambda lost: (msgspec.structs.replace(lost.advert(RUN), run=OTHER.hex()),),
-        "receipt-forged",
-    ),
-    "a later position than was signed": (
-        lambda lost: (msgspec.structs.replace(lost.head(3, RUN), sequence=400),),
-        "receipt-forged",
-    ),
-    "another digest than was signed": (
-        lambda lost: (msgspec.structs.replace(lost.head(3, RUN), digest="ab" * 32),),
-        "receipt-forged",
-    ),
-    "an advert as if it were a head": (
-        lambda lost: (msgspec.structs.replace(lost.advert(RUN), label="head-receipt"),),
-        "receipt-forged",
-    ),
-    "a label that says nothing": (
-        lambda lost: (msgspec.structs.replace(lost.advert(RUN), label="plan"),),
-        "receipt-forged",
-    ),
-    "another department's advert": (
-        lambda lost: tuple(msgspec.structs.replace(x, owner=POLICE) for x in lost.lines if x.owner == "health")[:1],
-        "receipt-forged",
-    ),
-    "a later position of a run without its advert": (lambda lost: (lost.head(400, RUN),), "receipts-incomplete"),
-    "a later position of a run that had ended": (lambda lost: (lost.head(400, lost.plan.run_id()),), "receipt-forged"),
-}
-
-
-@pytest.mark.parametrize("name", FORGED)
-def test_p5_what_this_department_did_not_sign_neither_charges_nor_closes(lost: Lost, tmp_path: Path, name: str) -> None:
-    lines, code = FORGED[name]
-    refused(code, lost, tmp_path / "home", lost.after, (*lost.lines, *lines(lost)))
-
-
-def test_p5_a_key_from_after_the_backup_counts_with_the_roster_on_which_the_old_one_vouches_for_it(
-    lost: Lost, tmp_path: Path
-) -> None:
-    new, run = IdentityKey.generate(), lost.plan.run_id()
-    members = load_members(lost.city.authority).roster
-    rosters = []
-    for name, old in (("vouched", lost.identity), ("swapped", IdentityKey.generate())):
-        word = endorse_key(old, city=members.city, department=POLICE, key=new.public)
-        later = msgspec.structs.replace(
-            members,
-            serial=members.serial + 1,
-            members=members.members | {POLICE: new.public},
-            endorsements={POLICE: word},
-        )
-        rosters.append(tmp_path / name)
-        rosters[-1].write_bytes(encode(sign_record(load_roster_key(lost.city.authority), "roster", later)))
-    vouched, swapped = rosters
-    lines = (*lost.lines, lost.advert(run, key=new))
-    refused("receipt-forged", lost, tmp_path / "without", lost.before, lines)
-    refused("receipt-forged", lost, tmp_path / "office", lost.before, lines, [swapped])
-    assert lost.restore(tmp_path / "with", lost.before, lines, [vouched]).charged == (run.hex(),)
-
-
-def test_p3_what_a_peer_kept_names_the_run_if_the_authority_says_nothing(lost: Lost, tmp_path: Path) -> None:
-    told = tuple(line for line in others_receipts(lost.city.config("health")) if line.owner == POLICE)
-    restored = lost.restore(tmp_path / "home", lost.before, told)
-    assert restored.charged == (lost.plan.run_id().hex(),)
-    assert restored.newest == max(line.sequence for line in told)
-
-
 def test_a_restored_home_can_be_lost_again(lost: Lost, tmp_path: Path) -> None:
     """The receipts of what was lost the first time do not fit the journal that goes on, and say so nowhere."""
     lost.restore(tmp_path / "first", lost.before)
@@ -323,7 +143,7 @@ def test_p5_a_changed_backup_and_a_home_with_a_journal_are_refused(lost: Lost, t
     changed = tmp_path / "changed"
     shutil.copytree(lost.after, changed)
     (changed / "files" / "policy.toml").write_text("")
-    refused("backup-changed", lost, tmp_path / "home", changed)
+    lost.assert_refused("backup-changed", tmp_path / "home", changed)
     with pytest.raises(CityFedError) as caught:
         restore_home(lost.city.home(POLICE), lost.after, [], now=now())
     assert caught.value.code == "journal-exists"
@@ -335,7 +155,7 @@ def test_private_keys_are_in_a_backup_only_if_they_are_asked_for(lost: Lost, tmp
     folders = [tmp_path / "without", *(path for path in (tmp_path / "without").rglob("*") if path.is_dir())]
     assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}
     assert sorted(path.name for path in lost.after.rglob("*.key")) == ["identity.key", "node.key", "tls.key"]
-    refused("keys-missing", lost, tmp_path / "home", tmp_path / "without")
+    lost.assert_refused("keys-missing", tmp_path / "home", tmp_path / "without")
 
 
 def enrol_again(lost: Lost, home: Path) -> Path:
