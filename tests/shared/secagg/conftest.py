@@ -156,3 +156,24 @@ def four_departments() -> City:
 @pytest.fixture
 def entropy() -> Callable[[int], bytes]:
     return os.urandom
+
+
+@pytest.fixture
+def full() -> Story:
+    """Four departments, everybody uploaded."""
+    city = City(4)
+    return Story(city).upload(*city.names)
+
+
+@pytest.fixture
+def partial() -> Story:
+    """Five departments with c = 2; police dropped, the others uploaded."""
+    city = City(5)
+    return Story(city).upload("environment", "health", "parks", "transport")
+
+
+@pytest.fixture
+def answers(partial: Story) -> tuple[Any, Any]:
+    """A department that confirmed, and the honest request for its shares."""
+    states = partial.confirm()
+    return states["health"], partial.collector.reveal_requests()["health"]

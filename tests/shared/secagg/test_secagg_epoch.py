@@ -4,19 +4,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared.errors import ProtocolError, RoundAbortedError
 from shared.identity import IdentityKey, Signed
 from shared.messages import AdvertReply, KeyAdvert, SealReply, SealRequest, SealSet
 from shared.secagg.adverts import ADVERT_LABEL, SEALS_LABEL
 from shared.secagg.epoch import MAX_RATCHET_STEPS, open_epoch
 from shared.secagg.server import EpochCollector
-
-
-def refused(action: Callable[[], Any]) -> str:
-    with pytest.raises((ProtocolError, RoundAbortedError)) as caught:
-        action()
-    code: str = caught.value.code
-    return code
+from tests.shared.secagg.refusals import refused
 
 
 @pytest.fixture
