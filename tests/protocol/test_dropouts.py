@@ -220,7 +220,7 @@ def expected_end(size: int, step: str, count: int) -> tuple[int, str]:
     return (size - partial if step in ("confirm", "reveal", "reveal for a partial list") else left), ""
 
 
-def check_case(liar: Liar, size: int, step: str, kind: FaultKind, count: int) -> None:
+def assert_expected_end(liar: Liar, size: int, step: str, kind: FaultKind, count: int) -> None:
     in_sum, code = expected_end(size, step, count)
     faults = faults_of(liar, step, kind, count)
     watcher = run_and_compare(liar, faults)
@@ -242,7 +242,7 @@ def check_case(liar: Liar, size: int, step: str, kind: FaultKind, count: int) ->
 def test_drop_outs_leave_the_exact_sum_or_a_named_abort(
     liar_of: Callable[[int], Liar], size: int, step: str, kind: FaultKind, count: int
 ) -> None:
-    check_case(liar_of(size), size, step, kind, count)
+    assert_expected_end(liar_of(size), size, step, kind, count)
 
 
 @pytest.mark.soak
@@ -250,7 +250,7 @@ def test_drop_outs_leave_the_exact_sum_or_a_named_abort(
 def test_drop_outs_in_larger_cities_leave_the_exact_sum_or_a_named_abort(
     liar_of: Callable[[int], Liar], size: int, step: str, kind: FaultKind, count: int
 ) -> None:
-    check_case(liar_of(size), size, step, kind, count)
+    assert_expected_end(liar_of(size), size, step, kind, count)
 
 
 @pytest.mark.parametrize("size", [3, 4, 5])
@@ -287,18 +287,17 @@ def faults_among(size: int) -> st.SearchStrategy[list[Fault]]:
 ENDS = {"below-threshold", "too-few-confirmations", "too-few-reveals", "shares-inconsistent"}
 
 
-def check_any_faults(liar_of: Callable[[int], Liar], size: int, faults: Sequence[Fault]) -> None:
+def assert_exact_or_named(liar_of: Callable[[int], Liar], size: int, faults: Sequence[Fault]) -> None:
     watcher = run_and_compare(liar_of(size), faults)
     assert {code for _, code in watcher.failures} <= ENDS
-    # From the third attempt on nothing is lost, so the run ends with a round that works.
-    if len(watcher.failures) < 2:
-        assert len(watcher.results) == 2
+    # Of three attempts two must work, and from the third on nothing is lost.
+    assert (len(watcher.results) == 2) == (len(watcher.failures) < 2)
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(faults=faults_among(4))
 def test_any_faults_leave_exact_sums_or_named_aborts(liar_of: Callable[[int], Liar], faults: list[Fault]) -> None:
-    check_any_faults(liar_of, 4, faults)
+    assert_exact_or_named(liar_of, 4, faults)
 
 
 @pytest.mark.soak
@@ -307,6 +306,6 @@ def test_any_faults_in_any_city_leave_exact_sums_or_named_aborts(liar_of: Callab
     @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
     @given(faults=faults_among(size))
     def search(faults: list[Fault]) -> None:
-        check_any_faults(liar_of, size, faults)
+        assert_exact_or_named(liar_of, size, faults)
 
     search()

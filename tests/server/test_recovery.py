@@ -116,12 +116,13 @@ def whole_with_a_dropout(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run(tmp_path_factory.mktemp("dropout"), DROPPED)
 
 
-def check(killed: Run, whole: Run) -> None:
+def assert_same_end(killed: Run, whole: Run) -> None:
     """The same model, the same rounds, and no department did anything twice."""
     assert killed.resumed == 1
     assert killed.result.model.tobytes() == whole.result.model.tobytes()
     assert killed.result.rounds == whole.result.rounds
     assert killed.answered == whole.answered
+    assert all(killed.answered.values())
 
 
 def test_there_are_many_points_to_die_at(whole: Run, whole_with_a_dropout: Run) -> None:
@@ -135,12 +136,12 @@ def test_there_are_many_points_to_die_at(whole: Run, whole_with_a_dropout: Run) 
 
 @pytest.mark.parametrize("dies_at", [1, 3, 7, 12, 15, 18, 21, 24, 31, 40])
 def test_a_run_killed_anywhere_ends_with_the_same_model(tmp_path: Path, whole: Run, dies_at: int) -> None:
-    check(run(tmp_path, dies_at=dies_at), whole)
+    assert_same_end(run(tmp_path, dies_at=dies_at), whole)
 
 
 @pytest.mark.parametrize("dies_at", [10, 14, 40])
 def test_a_run_whose_uploads_lie_in_files_ends_with_the_same_model(tmp_path: Path, whole: Run, dies_at: int) -> None:
-    check(run(tmp_path, dies_at=dies_at, spooled=True), whole)
+    assert_same_end(run(tmp_path, dies_at=dies_at, spooled=True), whole)
 
 
 @pytest.mark.parametrize("dies_at", [12, 16, 18, 19, 22, 25])
@@ -148,7 +149,7 @@ def test_a_run_with_a_dropout_killed_anywhere_ends_with_the_same_model(
     tmp_path: Path, whole_with_a_dropout: Run, dies_at: int
 ) -> None:
     """Who was missing when the survivors were fixed is not asked again."""
-    check(run(tmp_path, DROPPED, dies_at), whole_with_a_dropout)
+    assert_same_end(run(tmp_path, DROPPED, dies_at), whole_with_a_dropout)
 
 
 @pytest.mark.soak
@@ -157,7 +158,7 @@ def test_a_run_killed_at_every_point_ends_with_the_same_model(
 ) -> None:
     for faults, expected in (((), whole), (DROPPED, whole_with_a_dropout)):
         for dies_at in range(1, expected.points + 1):
-            check(run(tmp_path / f"{len(faults)}-{dies_at}", faults, dies_at), expected)
+            assert_same_end(run(tmp_path / f"{len(faults)}-{dies_at}", faults, dies_at), expected)
 
 
 def test_what_was_received_is_not_asked_for_again(tmp_path: Path, whole: Run) -> None:

@@ -29,7 +29,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     return runner(main, capsys, monkeypatch)
 
 
-def refused(ended: Ended, code: int, reason: str, *words: str) -> None:
+def assert_refused(ended: Ended, code: int, reason: str, *words: str) -> None:
     """One sentence, one exit code, no result."""
     assert ended.sentence.endswith(f"[{reason}]"), ended.sentence
     assert ended.code == code
@@ -48,23 +48,23 @@ def refused_run(run: Run, study: Path, *arguments: str) -> Ended:
 def test_an_unknown_scenario_key_is_named(run: Run, tmp_path: Path) -> None:
     study = write_study(tmp_path)
     study.write_text("colour = 'red'\n" + study.read_text())
-    refused(refused_run(run, study), 2, "toml-content", "`colour`")
+    assert_refused(refused_run(run, study), 2, "toml-content", "`colour`")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_scenario_that_is_not_there_names_the_packaged_ones(run: Run) -> None:
-    refused(run("run", "nowhere.toml"), 2, "scenario-missing", "emergency-triage")
+    assert_refused(run("run", "nowhere.toml"), 2, "scenario-missing", "emergency-triage")
 
 
 def test_a_policy_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
     study = write_study(tmp_path)
     ended = refused_run(run, study, "--set", "departments.police.policy=nowhere.toml")
-    refused(ended, 2, "policy-missing", "nowhere.toml")
+    assert_refused(ended, 2, "policy-missing", "nowhere.toml")
 
 
 def test_epsilon_that_no_noise_reaches_is_one_sentence(run: Run, tmp_path: Path) -> None:
     ask = PrivacyAsk(epsilon=1e-6, delta=1e-9, sample_rate=1.0, steps=1000, max_grad_norm=1.0)
-    refused(refused_run(run, write_study(tmp_path, privacy=ask)), 2, "noise-unreachable")
+    assert_refused(refused_run(run, write_study(tmp_path, privacy=ask)), 2, "noise-unreachable")
 
 
 # --- what the rows say ---------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def labels_out_of_range(text: str) -> str:
 )
 def test_rows_against_their_contract(run: Run, tmp_path: Path, edit: Edit, reason: str, word: str) -> None:
     study = write_study(tmp_path, departments=with_police_rows(tmp_path / "own", edit))
-    refused(refused_run(run, study), 4, reason, word)
+    assert_refused(refused_run(run, study), 4, reason, word)
     assert not read_summary(tmp_path / "out").complete
     assert not list((tmp_path / "out").rglob("train.csv"))
 
@@ -97,7 +97,7 @@ def test_rows_against_their_contract(run: Run, tmp_path: Path, edit: Edit, reaso
 
 def test_a_purpose_that_no_policy_lists_is_told_with_the_departments_own_reason(run: Run, tmp_path: Path) -> None:
     study = write_study(tmp_path, purpose="marketing")
-    refused(
+    assert_refused(
         refused_run(run, study),
         5,
         "policy-refused",
@@ -109,7 +109,7 @@ def test_a_purpose_that_no_policy_lists_is_told_with_the_departments_own_reason(
 
 def test_training_beyond_a_policy_is_told_with_the_departments_own_reason(run: Run, tmp_path: Path) -> None:
     ended = refused_run(run, write_study(tmp_path), "--set", "optimizer.federated.learning_rate=101.0")
-    refused(ended, 5, "policy-refused", "R11", "learning rate: 101.0", "at most 100.0")
+    assert_refused(ended, 5, "policy-refused", "R11", "learning rate: 101.0", "at most 100.0")
 
 
 def test_an_epsilon_cap_too_small_for_the_plan_is_exit_code_6(run: Run, tmp_path: Path) -> None:
@@ -118,7 +118,9 @@ def test_an_epsilon_cap_too_small_for_the_plan_is_exit_code_6(run: Run, tmp_path
         policy = tmp_path / f"{name}-policy.toml"
         policy.write_text(policy.read_text().replace("epsilon_per_run = 3.0", "epsilon_per_run = 1.5"))
     ended = refused_run(run, study)
-    refused(ended, 6, "budget-run", "Department environment", "The epsilon of the run would be 2, the limit is 1.5.")
+    assert_refused(
+        ended, 6, "budget-run", "Department environment", "The epsilon of the run would be 2, the limit is 1.5."
+    )
 
 
 def test_one_department_that_refuses_does_not_keep_the_other_three_from_training(run: Run, tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ def test_one_department_that_refuses_does_not_keep_the_other_three_from_training
 def test_three_departments_with_one_dropped_abort_and_say_so(run: Run, tmp_path: Path) -> None:
     study = write_study(tmp_path, FOUR[:3], faults=(Fault(department="health"),))
     ended = refused_run(run, study)
-    refused(ended, 8, "below-threshold", "2 departments take part, the plan needs 3")
+    assert_refused(ended, 8, "below-threshold", "2 departments take part, the plan needs 3")
     for name in ("authority", *FOUR[:3]):
         journal = tmp_path / "out" / "worlds" / "0001-1" / "federated" / name / "journal.sqlite"
         assert verify_journal(journal, owner=name).entries > 0
@@ -155,7 +157,7 @@ def test_a_corrupt_model_file_is_exit_code_10(run: Run, study: Study, tmp_path: 
     shutil.copy(study.folder / "plan.json", folder)
     (folder / "model.safetensors").write_bytes((study.folder / "model.safetensors").read_bytes()[:-7])
     (tmp_path / "texts.csv").write_text("description\nwe need help\n")
-    refused(run("predict", folder, tmp_path / "texts.csv"), 10, "model-corrupt", "model.safetensors")
+    assert_refused(run("predict", folder, tmp_path / "texts.csv"), 10, "model-corrupt", "model.safetensors")
 
 
 @pytest.mark.parametrize("command", ["report", "predict"])
@@ -171,15 +173,15 @@ def test_an_out_folder_in_use_by_something_else_is_one_sentence(run: Run, tmp_pa
     study = write_study(tmp_path / "study")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
-    refused(run("run", study, "--out", tmp_path / "used", "--json"), 2, "run-folder-used")
-    refused(run("run", study, "--out", tmp_path / "used" / "file", "--json"), 3, "home-not-writable")
+    assert_refused(run("run", study, "--out", tmp_path / "used", "--json"), 2, "run-folder-used")
+    assert_refused(run("run", study, "--out", tmp_path / "used" / "file", "--json"), 3, "home-not-writable")
 
 
 def test_a_file_that_cannot_be_replaced_is_one_sentence(run: Run, study: Study, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(study.folder, tmp_path / "copy"))
     (folder / "report.html").unlink()
     (folder / "report.html").mkdir()
-    refused(run("report", folder), 3, "storage-failed", "cannot be used")
+    assert_refused(run("report", folder), 3, "storage-failed", "cannot be used")
 
 
 FULL_DISK = """
@@ -202,7 +204,7 @@ def test_a_full_disk_under_the_journal_is_exit_code_9_and_the_journals_verify(tm
         timeout=120,
     )
     ended = Ended(result.returncode, result.stdout, result.stderr)
-    refused(ended, 9, "journal-unwritable", "cannot be written")
+    assert_refused(ended, 9, "journal-unwritable", "cannot be written")
     journals = list((tmp_path / "out").rglob("journal.sqlite"))
     assert journals
     for path in journals:

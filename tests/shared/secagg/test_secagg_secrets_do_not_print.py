@@ -28,7 +28,7 @@ def secrets_in(value: Any) -> Iterator[str]:
         yield from (str(value), f"{value:x}")
 
 
-def check(state: Any, *secrets: Any) -> None:
+def assert_prints_none(state: Any, *secrets: Any) -> None:
     found = [text for secret in secrets for text in secrets_in(secret)]
     assert found
     for form in (repr(state), str(state), f"{state}", f"{state!r:>4}", str([state])):
@@ -45,33 +45,33 @@ def test_no_state_of_an_epoch_or_a_round_prints_a_secret(city_of: Any, story_of:
         adverts[name] = reply.advert
     request = SealRequest(run=city.context("police").run, epoch=1, adverts=adverts)
     private = {name: key.private_bytes() for name, key in city.keys.items()}
-    check(advertised["police"], private)
+    assert_prints_none(advertised["police"], private)
     sealed, _ = advertised["police"].receive(request)
-    check(sealed, private, sealed._secrets.peek()[1])
+    assert_prints_none(sealed, private, sealed._secrets.peek()[1])
 
     story = story_of(city)
     ready, keyed = story.ready["police"], story.keyed["police"]
     keys: RoundKeys = keyed._keys.peek()
-    check(ready, private, ready._roots.peek())
-    check(keyed, private, keys.pair_seeds, keys.incoming, keys.outgoing)
-    check(keys, keys.pair_seeds, keys.incoming, keys.outgoing)
+    assert_prints_none(ready, private, ready._roots.peek())
+    assert_prints_none(keyed, private, keys.pair_seeds, keys.incoming, keys.outgoing)
+    assert_prints_none(keys, keys.pair_seeds, keys.incoming, keys.outgoing)
     story.upload("environment", "parks", "police")
     masked = story.masked["police"]
     held: HeldShares = masked._held.peek()
-    check(masked, private, held.incoming, held.own)
-    check(held, held.incoming, held.own)
+    assert_prints_none(masked, private, held.incoming, held.own)
+    assert_prints_none(held, held.incoming, held.own)
     states = story.confirm()
-    check(states["police"], private, held.incoming, held.own)
+    assert_prints_none(states["police"], private, held.incoming, held.own)
     revealed, reveal = states["police"].reveal(story.collector.reveal_requests()["police"], heads_seen={})
-    check(revealed, private, held.incoming, held.own)
-    check(reveal, reveal.self_shares, reveal.pair_shares)
+    assert_prints_none(revealed, private, held.incoming, held.own)
+    assert_prints_none(reveal, reveal.self_shares, reveal.pair_shares)
 
 
 def test_no_helper_prints_a_secret() -> None:
     secret = os.urandom(32)
     key = SealingKey.generate(os.urandom)
     for holder in (OneUse(secret), key, KeyStream(secret, Scratch()), Scratch(), Encoder(bits=5, bound=1.0)):
-        check(holder, secret)
+        assert_prints_none(holder, secret)
 
 
 def test_a_masked_update_prints_no_vector(city_of: Any, story_of: Any) -> None:
