@@ -53,6 +53,9 @@ groups = st.sets(names, min_size=3).map(lambda chosen: tuple(sorted(chosen)))
 MOVES = (*["go_on"] * 6, "open_epoch", "half_an_epoch", "restart", "replay", "ask", "confirm", "reveal")
 
 
+EVERY_ANSWER = {AdvertReply, SealReply, MaskedUpdate, ConfirmReply, Reveal}
+"""A search that saw less of them than this has looked for nothing."""
+
 Session = tuple[int, bytes]
 """A round number and a sid."""
 
@@ -73,6 +76,7 @@ class AnyOrder(RuleBasedStateMachine):
     """
 
     town: Town
+    left: set[type]  # what the departments answered in all games together
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,6 +92,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.models = [vector_to_bytes(self.town.initial + np.float32(shift)) for shift in (0, 1)]
 
     def teardown(self) -> None:
+        self.left.update(type(answer.reply) for answer in self.liar.answers)
         for kind in {type(answer.reply).__name__ for answer in self.liar.answers if currently_in_test_context()}:
             event(kind)
         self.liar.close()
@@ -326,7 +331,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 @pytest.fixture
 def machine(town: Town) -> type[AnyOrder]:
-    return type("AnyOrderInTown", (AnyOrder,), {"town": town})
+    return type("AnyOrderInTown", (AnyOrder,), {"town": town, "left": set()})
 
 
 quick = settings(
@@ -336,11 +341,13 @@ quick = settings(
 
 def test_p2_no_order_of_messages_yields_two_lists_two_reveals_or_a_small_sum(machine: type[AnyOrder]) -> None:
     run_state_machine_as_test(machine, settings=quick)
+    assert machine.left == EVERY_ANSWER
 
 
 @pytest.mark.soak
 def test_p2_no_order_of_messages_yields_more_in_a_long_search(machine: type[AnyOrder]) -> None:
     run_state_machine_as_test(machine, settings=settings(quick, max_examples=1000, stateful_step_count=25))
+    assert machine.left == EVERY_ANSWER
 
 
 # --- the search reaches what it looks for --------------------------------------------------------------------
