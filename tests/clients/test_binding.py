@@ -249,6 +249,11 @@ def test_a_changed_contract_is_found(tmp_path: Path) -> None:
 def test_p1_changed_rows_never_cause_a_refusal_in_a_round(tmp_path: Path) -> None:
     path = bind(tmp_path, rows=200)
     found = check_binding(path, now=NOW, minimum_rows=200)
-    for rows in ([("one", 1)], [], [(CANARY, CANARY)] * 300):
+    for rows, code in (
+        ([("one", 1)], "too-few-rows"),
+        ([], "too-few-rows"),
+        ([(CANARY, CANARY)] * 300, "too-many-bad-rows"),
+    ):
         write_rows(tmp_path, rows)
+        assert refusal(path, minimum_rows=200).code == code  # at binding, by people
         verify_declaration(path, found, packaged_contract("transport"))

@@ -83,7 +83,10 @@ def test_p1_no_content_raises(tmp_path: Path, rows: list[tuple[str, str]]) -> No
 def test_p1_no_bytes_after_the_header_raise(tmp_path: Path, noise: bytes) -> None:
     binding = bound(tmp_path, [])
     Path(binding.source.path).write_bytes(b"text,help\n" + noise)
-    load(binding)
+    data = load(binding)
+    assert data.units == len(data.texts) == len(data.labels)
+    assert all(data.texts)
+    assert set(data.labels.tolist()) <= {0.0, 1.0}
 
 
 def test_p1_a_data_set_prints_neither_values_nor_its_size(tmp_path: Path) -> None:

@@ -177,6 +177,8 @@ def test_a_look_at_who_is_there_that_fails_ends_nothing(error: Exception) -> Non
         return len(health.invited) == 1
 
     until(met, Slow({11: health, 12: Node()}))
+    assert len(looks) >= 3
+    assert health.invited == [b"ticket"]
 
 
 EVIL = ConfigRecord({"a": 1}).deflate()

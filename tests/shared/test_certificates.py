@@ -78,8 +78,10 @@ def test_the_authority_may_issue_leaves_only_and_members_are_clients_only() -> N
     assert usage == {x509.ExtendedKeyUsageOID.CLIENT_AUTH.dotted_string}
 
 
-def shake_hands(server: TlsKey, certificate: x509.Certificate, trusted: x509.Certificate, host: str, to: Path) -> None:
-    """A TLS handshake in memory with every check of OpenSSL's strict mode."""
+def shake_hands(
+    server: TlsKey, certificate: x509.Certificate, trusted: x509.Certificate, host: str, to: Path
+) -> str | None:
+    """A TLS handshake in memory with every check of OpenSSL's strict mode; returns what the client speaks after it."""
     write_private_file(to / "key", server.pem())
     (to / "crt").write_bytes(certificate_pem(certificate))
     inside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -96,6 +98,7 @@ def shake_hands(server: TlsKey, certificate: x509.Certificate, trusted: x509.Cer
             except ssl.SSLWantReadError:
                 continue
     client.do_handshake()
+    return client.version()
 
 
 def real_authority(hosts: tuple[str, ...]) -> CertificateAuthority:
@@ -107,7 +110,7 @@ def real_authority(hosts: tuple[str, ...]) -> CertificateAuthority:
 def test_a_strict_tls_library_accepts_the_servers_certificate(host: str, tmp_path: Path) -> None:
     city, key = real_authority(HOSTS), TlsKey.generate()
     certificate = city.issue_server(key.private.public_key(), HOSTS, now=dt.datetime.now(dt.UTC))
-    shake_hands(key, certificate, city.certificate, host, tmp_path)
+    assert shake_hands(key, certificate, city.certificate, host, tmp_path) == "TLSv1.3"
 
 
 @pytest.mark.parametrize("foreign", ["www.example.com", "192.0.2.9"])
