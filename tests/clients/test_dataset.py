@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clients.binding import Binding, Source, bound_contract, load_binding
@@ -79,7 +79,12 @@ def test_p1_no_content_raises(tmp_path: Path, rows: list[tuple[str, str]]) -> No
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(noise=st.binary(max_size=200))
+@given(
+    noise=st.lists(st.binary(max_size=50) | st.sampled_from([b"a,1\n", b"b,0\n", b'"', b"\n"]), max_size=8).map(
+        b"".join
+    )
+)
+@example(noise=b"a,1\n\xff,0,\nb,0\n\x00")
 def test_p1_no_bytes_after_the_header_raise(tmp_path: Path, noise: bytes) -> None:
     binding = bound(tmp_path, [])
     Path(binding.source.path).write_bytes(b"text,help\n" + noise)
