@@ -18,6 +18,7 @@ from shared.journal import Journal
 from shared.privacy.accountant import ACCOUNTANT, NOISE_GRID, MechanismEvent, epsilon, filter_epsilon
 from shared.privacy.ledger import BudgetQuote, Budgets, PlanCharge, PrivacyLedger, WindowBudget
 from shared.privacy.plan import PrivacyBudget
+from tests import refusals
 
 DELTA = 1e-5
 EVENT = MechanismEvent(noise_multiplier=4.0, sample_rate=0.05, steps=10)
@@ -76,9 +77,7 @@ def run_through(ledger: PrivacyLedger, charge: PlanCharge, caps: Budgets, attemp
 
 
 def code_of(action: Callable[[], object]) -> str:
-    with pytest.raises(InsufficientBudgetError) as caught:
-        action()
-    return caught.value.code
+    return refusals.code_of(action, InsufficientBudgetError)
 
 
 def line(quote: BudgetQuote, budget: str) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from shared.journal import Journal
 from shared.privacy.accountant import ACCOUNTANT, MechanismEvent, epsilon
 from shared.privacy.ledger import Budgets, PlanCharge, PrivacyLedger
 from shared.privacy.plan import PrivacyBudget
+from tests.shared.privacy.ledger_charges import now
 
 TABLE = [
     (1.0, 0.01, 1000, 1e-5, 1.828),
@@ -28,10 +28,6 @@ TABLE = [
 HISTORIES, CHEAP = 50, 4
 
 pytestmark = pytest.mark.filterwarnings("ignore:Optimal order:UserWarning")  # PRV's first guess, which it improves
-
-
-def now() -> dt.datetime:
-    return dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 
 
 def generous(delta: float) -> Budgets:

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import pytest
 
-from shared.errors import CityFedError, InsufficientBudgetError
+from shared.errors import InsufficientBudgetError, ProtocolError
 from shared.journal import Journal
-from shared.privacy.accountant import ACCOUNTANT, MechanismEvent
-from shared.privacy.ledger import Budgets, PlanCharge, PrivacyLedger
-from shared.privacy.plan import PrivacyBudget
+from shared.privacy.ledger import PrivacyLedger
+from tests.refusals import code_of
+from tests.shared.privacy.ledger_charges import budgets, charge, now
 
-BUDGET = PrivacyBudget(epsilon=8, delta=1e-5)
-BUDGETS = Budgets(run=BUDGET, lifetime=BUDGET)
-EVENT = MechanismEvent(noise_multiplier=4.0, sample_rate=0.05, steps=10)
-
-
-def now() -> dt.datetime:
-    return dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
-
-
-def charge(run: bytes = b"run-1", dataset: str = "calls") -> PlanCharge:
-    return PlanCharge(
-        run=run, dataset=dataset, event=EVENT, attempts=4, delta=1e-5, accountant=ACCOUNTANT, public_size=500
-    )
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal.open(tmp_path / "journal.db", owner="health") as opened:
-        yield opened
+BUDGETS = budgets(run=8, lifetime=8)
 
 
 @pytest.mark.parametrize("known", ["unknown", "reserved", "burned", "settled", "settled after"])
@@ -54,18 +34,15 @@ def test_p3_a_restored_run_counts_in_full_for_ever_whatever_the_backup_knew(jour
         (line,) = looked_at.export()
         assert (line.restored, line.settled, line.attempts_burned, line.counted_steps) == (True, False, 4, 40)
         assert looked_at.open_charges() == ()
-    with pytest.raises(CityFedError) as caught:
-        ledger.reserve(charge(), BUDGETS)
-    assert caught.value.code == "run-restored"
+    assert code_of(lambda: ledger.reserve(charge(), BUDGETS), ProtocolError) == "run-restored"
 
 
 def test_p3_a_run_that_cannot_fit_is_restored_all_the_same(journal: Journal) -> None:
     ledger = PrivacyLedger(journal, now)
-    tiny = PrivacyBudget(epsilon=1e-3, delta=1e-5)
-    budgets = Budgets(run=tiny, lifetime=tiny)
-    assert not ledger.quote(charge(), budgets).fits
+    tiny = budgets(run=1e-3, lifetime=1e-3)
+    assert not ledger.quote(charge(), tiny).fits
     ledger.restore(charge())
-    status = ledger.status("calls", budgets)
+    status = ledger.status("calls", tiny)
     assert (len(ledger.history("calls")), status.left, status.next_fits) == (1, 0.0, False)
 
 
@@ -77,11 +54,8 @@ def test_p3_a_closed_ledger_charges_nothing_any_more_for_any_data_set(journal: J
     ledger.close("restore-plan-unknown")
     again = PrivacyLedger(journal, now)
     for dataset in ("calls", "another"):
-        with pytest.raises(InsufficientBudgetError) as caught:
-            again.reserve(charge(b"run-2", dataset), BUDGETS)
-        assert caught.value.code == "budget-lost"
+        late = charge(b"run-2", dataset=dataset)
+        assert code_of(partial(again.reserve, late, BUDGETS), InsufficientBudgetError) == "budget-lost"
         assert again.status(dataset, BUDGETS).left == 0
-    with pytest.raises(InsufficientBudgetError) as caught:
-        reservation.burn(1)
-    assert caught.value.code == "budget-lost"
+    assert code_of(lambda: reservation.burn(1), InsufficientBudgetError) == "budget-lost"
     assert journal.head.sequence == sequence
