@@ -14,7 +14,6 @@ import pytest
 
 from clients.config import load_config, load_department
 from clients.participant import Participant
-from clients.records import Refused
 from clients.training.noise import OsRandomSource
 from server.records import Countersigned
 from shared.codec import Record, decode
@@ -25,8 +24,8 @@ from shared.messages import HeadReceipt, UpdateRequest, decode_request
 from simulation.network import InMemoryTransport
 from simulation.world import CONFIG_FILE, now
 from tests.city import FOUR, City, open_city
+from tests.clients.participant_city import POLICE, reasons
 
-POLICE = DepartmentId("police")
 Door = Callable[[bytes], bytes]
 
 
@@ -71,10 +70,6 @@ def restored(city: City, backup: Path, kind: type[Journal] = Journal) -> Iterato
     department = load_department(city.world.folder / POLICE / CONFIG_FILE)
     with kind.open(path, owner="police") as journal:
         yield Participant(department, journal=journal, source=OsRandomSource(), clock=now)
-
-
-def reasons(participant: Participant) -> list[str]:
-    return [decode(entry.body, Refused).code for entry in participant.memory.journal.entries(EntryKind.REFUSAL)]
 
 
 @pytest.fixture

@@ -31,19 +31,15 @@ from shared.messages import OpenEpoch, Refusal, SealRequest, UpdateRequest, deco
 from simulation.network import InMemoryTransport
 from simulation.world import CONFIG_FILE
 from tests.city import City, open_city
+from tests.clients.participant_city import POLICE, reasons
 from tests.deployed_city import DeployedCity, deploy_with_plan, now
 from tests.eavesdropper import Eavesdropper
 
-POLICE = DepartmentId("police")
 CHANGES = {
     "policy.toml": "policy-changed",
     "policy.sig": "policy-changed",
     CONFIG_FILE: "configuration-changed",
 }
-
-
-def reasons(participant: Participant) -> list[str]:
-    return [decode(entry.body, Refused).code for entry in participant.memory.journal.entries(EntryKind.REFUSAL)]
 
 
 def status(reply: Encoded) -> str:
