@@ -8,16 +8,10 @@ from pathlib import Path
 import pytest
 
 from clients.binding import declaration_path
-from clients.cli import main
 from clients.config import open_journal
 from tests.clients.small_department import Office, found_office
 from tests.clients.test_data_check import first_labels, other_contract
-from tests.command_line import Run, runner
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    return runner(main, capsys, monkeypatch)
+from tests.command_line import Run
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from clients.data_check import bind_data, check_data
 from shared.errors import CityFedError
 from shared.identity import DepartmentId
 from tests.clients.small_department import Office, found_office
+from tests.refusals import code_of
 
 NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 
@@ -27,13 +27,6 @@ def office(tmp_path: Path) -> Office:
 def bound(office: Office) -> Office:
     bind_data(office.config, now=NOW)
     return office
-
-
-def code_of(action: Callable[[], object]) -> str:
-    with pytest.raises(CityFedError) as caught:
-        action()
-    assert "\n" not in caught.value.diagnostics()
-    return caught.value.code
 
 
 def test_a_bound_department_loads_with_everything_in_its_own_folder(bound: Office) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from clients.cli import main
 from clients.config import load_config, load_tls, open_journal
 from clients.enrol import CONFIG_FILE, REQUEST_FILE, Enrolled, enrol, install_admission, request_rotation
 from clients.memory import Memory
@@ -21,12 +19,12 @@ from server.roster import admit, load_members, read_request, remove, rotate
 from shared.certificates import TlsKey, certified_key, load_certificate, load_tls_key
 from shared.city import Admission, open_request
 from shared.codec import dump_json
-from shared.errors import CityFedError
 from shared.identity import IdentityKey, fingerprint
 from shared.keystore import load_identity
 from shared.roster import KeyState
-from tests.command_line import Run, runner
+from tests.command_line import Run
 from tests.deployed_city import found, now
+from tests.refusals import code_of
 
 OWNER = IdentityKey.generate().public.hex()
 KEYS = ("identity.key", "tls.key", "node.key")
@@ -35,11 +33,6 @@ KEYS = ("identity.key", "tls.key", "node.key")
 @pytest.fixture
 def authority(tmp_path: Path) -> AuthorityHome:
     return found(tmp_path)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    return runner(main, capsys, monkeypatch)
 
 
 def join(authority: AuthorityHome, name: str = "police") -> tuple[Path, Enrolled]:
@@ -63,12 +56,6 @@ def save(config: Path, admission: Admission) -> Path:
     file = config.with_name("admission.json")
     file.write_bytes(dump_json(admission))
     return file
-
-
-def refusal(act: Callable[[], object]) -> str:
-    with pytest.raises(CityFedError) as caught:
-        act()
-    return caught.value.code
 
 
 def keys_of(config: Path) -> dict[str, bytes]:
@@ -113,7 +100,7 @@ def test_nothing_is_made_before_the_citys_fingerprint_was_compared(authority: Au
     stranger = fingerprint(b"another city")
 
     def code(typed: str | None, city: Path = authority.city, name: str = "police", owner: str = OWNER) -> str:
-        return refusal(lambda: enrol(home, name, city_file=city, city_fingerprint=typed, policy_owner_key=owner))
+        return code_of(lambda: enrol(home, name, city_file=city, city_fingerprint=typed, policy_owner_key=owner))
 
     good = load_city(authority).fingerprint()
     assert code(None) == "fingerprint-unconfirmed"
@@ -140,15 +127,15 @@ def test_a_swapped_key_in_the_city_file_changes_its_fingerprint(authority: Autho
         city_fingerprint=city.fingerprint(),
         policy_owner_key=OWNER,
     )
-    assert refusal(act) == "fingerprint-mismatch"
+    assert code_of(act) == "fingerprint-mismatch"
 
 
 def test_a_department_is_never_enrolled_over_itself(authority: AuthorityHome) -> None:
     config, _ = join(authority)
     before = keys_of(config)
-    assert refusal(lambda: join(authority)) == "home-exists"
+    assert code_of(lambda: join(authority)) == "home-exists"
     config.unlink()
-    assert refusal(lambda: join(authority)) == "key-file-exists"
+    assert code_of(lambda: join(authority)) == "key-file-exists"
     assert keys_of(config) == before
 
 
@@ -157,7 +144,7 @@ def test_a_department_is_never_enrolled_over_itself(authority: AuthorityHome) ->
 
 def test_an_admission_is_installed_and_installing_it_again_changes_nothing(authority: AuthorityHome) -> None:
     config, enrolled = join(authority)
-    assert refusal(lambda: load_tls(config, load_config(config), now=now())) == "not-admitted"
+    assert code_of(lambda: load_tls(config, load_config(config), now=now())) == "not-admitted"
     file = answer(authority, config, enrolled)
     assert install_admission(config, file, now=now()) == load_members(authority).roster
     tls = load_tls(config, load_config(config), now=now())
@@ -177,7 +164,7 @@ def test_somebody_elses_admission_is_refused(authority: AuthorityHome, tmp_path:
     good, foreign = (msgspec.json.decode(path.read_bytes(), type=Admission) for path in (mine, theirs))
 
     def code(admission: Admission) -> str:
-        return refusal(lambda: install_admission(police, save(police, admission), now=now()))
+        return code_of(lambda: install_admission(police, save(police, admission), now=now()))
 
     replace = msgspec.structs.replace
     assert code(foreign) == "admission-foreign"
@@ -188,7 +175,7 @@ def test_somebody_elses_admission_is_refused(authority: AuthorityHome, tmp_path:
     abroad = msgspec.json.decode(answer(elsewhere, config, enrolled).read_bytes(), type=Admission)
     assert code(abroad) == "certificate-foreign-city"
     assert code(replace(good, roster=abroad.roster)) == "signature-invalid"
-    assert refusal(lambda: install_admission(police, authority.config, now=now())) == "json-content"
+    assert code_of(lambda: install_admission(police, authority.config, now=now())) == "json-content"
     assert not police.with_name("tls.crt").exists()
 
 
@@ -199,7 +186,7 @@ def test_a_roster_without_this_department_is_refused(authority: AuthorityHome) -
     answer(authority, health, other)
     remove(authority, "police", now=now())
     later = msgspec.structs.replace(admission, roster=load_members(authority).signed)
-    assert refusal(lambda: install_admission(config, save(config, later), now=now())) == "not-on-roster"
+    assert code_of(lambda: install_admission(config, save(config, later), now=now())) == "not-on-roster"
 
 
 def test_a_roster_never_goes_back_here(authority: AuthorityHome) -> None:
@@ -210,7 +197,7 @@ def test_a_roster_never_goes_back_here(authority: AuthorityHome) -> None:
     first = msgspec.json.decode(file.read_bytes(), type=Admission)
     newer = msgspec.structs.replace(first, roster=load_members(authority).signed)
     install_admission(config, save(config, newer), now=now())
-    assert refusal(lambda: install_admission(config, save(config, first), now=now())) == "roster-rolled-back"
+    assert code_of(lambda: install_admission(config, save(config, first), now=now())) == "roster-rolled-back"
 
 
 @pytest.mark.parametrize(
@@ -220,9 +207,9 @@ def test_a_certificate_out_of_date_is_named(authority: AuthorityHome, days: int,
     config, enrolled = join(authority)
     file = answer(authority, config, enrolled)
     other = now() + dt.timedelta(days=days)
-    assert refusal(lambda: install_admission(config, file, now=other)) == code
+    assert code_of(lambda: install_admission(config, file, now=other)) == code
     install_admission(config, file, now=now())
-    assert refusal(lambda: load_tls(config, load_config(config), now=other)) == code
+    assert code_of(lambda: load_tls(config, load_config(config), now=other)) == code
 
 
 @pytest.mark.parametrize("name", ["identity.key", "tls.key"])
@@ -230,7 +217,7 @@ def test_a_key_that_others_can_read_is_refused(authority: AuthorityHome, name: s
     config, enrolled = join(authority)
     file = answer(authority, config, enrolled)
     config.with_name(name).chmod(0o644)
-    assert refusal(lambda: install_admission(config, file, now=now())) == "key-file-open"
+    assert code_of(lambda: install_admission(config, file, now=now())) == "key-file-open"
 
 
 # --- rotation ----------------------------------------------------------------------------------------------
@@ -294,7 +281,7 @@ def test_the_old_answer_leaves_keys_that_wait_alone(member: Path) -> None:
 def test_one_rotation_at_a_time(member: Path) -> None:
     request_rotation(member, new_identity=False)
     before = keys_of(member)
-    assert refusal(lambda: request_rotation(member, new_identity=True)) == "rotation-pending"
+    assert code_of(lambda: request_rotation(member, new_identity=True)) == "rotation-pending"
     assert keys_of(member) == before
 
 
@@ -322,7 +309,7 @@ def test_approving_from_a_file_makes_that_roster_count(authority: AuthorityHome,
         known = Memory(journal, now).roster
     assert known is not None
     assert known.serial == 2
-    assert refusal(lambda: roster_view(member, older)) == "roster-rolled-back"
+    assert code_of(lambda: roster_view(member, older)) == "roster-rolled-back"
 
 
 # --- the command -------------------------------------------------------------------------------------------

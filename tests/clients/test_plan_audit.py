@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clients.cli import main
 from clients.training.audit.run import AuditResult
 from server.plans import sign_plan
 from shared.attack_audit import ATTACK_AUDIT_FILE, open_attack_audits
@@ -16,12 +15,7 @@ from shared.codec import encode, load_json
 from shared.identity import DepartmentId, IdentityKey, Signed
 from simulation.world import CONFIG_FILE
 from tests.city import City, open_city
-from tests.command_line import Run, runner
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    return runner(main, capsys, monkeypatch)
+from tests.command_line import Run
 
 
 @pytest.fixture(scope="module")

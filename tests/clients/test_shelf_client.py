@@ -22,6 +22,7 @@ from shared.identity import MAX_SIGNED_BYTES, DepartmentId, IdentityKey
 from shared.plan import Plan
 from shared.shelf import FETCH, ITEM_KEY, LIST, SERVICE, Item, Listing
 from tests.deployed_city import DeployedCity, found, join, now
+from tests.refusals import code_of
 from tests.server.small_plan import plan_with
 
 NAME = "police"
@@ -100,12 +101,6 @@ def plans_of(crooked: Crooked) -> list[str]:
     return sorted(path.name for path in (crooked.config.parent / "plans").iterdir())
 
 
-def refused(call: Callable[[], object]) -> str:
-    with pytest.raises(CityFedError) as caught:
-        call()
-    return caught.value.code
-
-
 # --- transfers ---------------------------------------------------------------------------------------------
 
 
@@ -138,7 +133,7 @@ def announced(**changes: object) -> Answer:
 def test_a_transfer_that_is_not_as_announced_leaves_nothing(crooked: Crooked, answer: Answer, code: str) -> None:
     crooked.list_plans(DIGEST)
     crooked.answers[Item(kind="plan", name=DIGEST)] = answer
-    assert refused(lambda: fetch_plans(crooked.config, now=now())) == code
+    assert code_of(lambda: fetch_plans(crooked.config, now=now())) == code
     assert plans_of(crooked) == []
     crooked.say(Item(kind="plan", name=DIGEST), signed_plan(crooked))
     assert fetch_plans(crooked.config, now=now()) == (DIGEST,)
@@ -174,12 +169,12 @@ def test_a_refusal_is_told_by_name_and_no_other_text_of_the_authority_is(
 def test_a_shelf_that_is_not_named_or_not_there_is_told_by_name(crooked: Crooked) -> None:
     with serving(crooked):
         pass  # nobody listens there any more
-    assert refused(lambda: fetch_roster(crooked.config, now=now())) == "shelf-unreachable"
+    assert code_of(lambda: fetch_roster(crooked.config, now=now())) == "shelf-unreachable"
     crooked.city.edit_config(NAME, shelf="")
-    assert refused(lambda: fetch_roster(crooked.config, now=now())) == "shelf-unnamed"
+    assert code_of(lambda: fetch_roster(crooked.config, now=now())) == "shelf-unnamed"
     (crooked.config.parent / "tls.crt").unlink()
     crooked.city.edit_config(NAME, shelf="127.0.0.1:1")
-    assert refused(lambda: fetch_roster(crooked.config, now=now())) == "not-admitted"
+    assert code_of(lambda: fetch_roster(crooked.config, now=now())) == "not-admitted"
 
 
 # --- what is believed --------------------------------------------------------------------------------------
@@ -189,19 +184,19 @@ def test_a_plan_that_another_key_signed_or_another_plan_is_not_installed(crooked
     item = Item(kind="plan", name=DIGEST)
     crooked.list_plans(DIGEST, "ab" * 32)
     crooked.say(item, encode(sign_plan(PLAN, IdentityKey.generate())))
-    assert refused(lambda: fetch_plans(crooked.config, DIGEST, now=now())) == "signature-invalid"
+    assert code_of(lambda: fetch_plans(crooked.config, DIGEST, now=now())) == "signature-invalid"
     crooked.say(Item(kind="plan", name="ab" * 32), signed_plan(crooked))
-    assert refused(lambda: fetch_plans(crooked.config, "ab" * 32, now=now())) == "plan-changed"
-    assert refused(lambda: fetch_plans(crooked.config, "cd" * 32, now=now())) == "not-on-shelf"
+    assert code_of(lambda: fetch_plans(crooked.config, "ab" * 32, now=now())) == "plan-changed"
+    assert code_of(lambda: fetch_plans(crooked.config, "cd" * 32, now=now())) == "not-on-shelf"
     assert plans_of(crooked) == []
 
 
 def test_a_listing_with_a_name_that_is_none_is_refused(crooked: Crooked) -> None:
     for name in ("../../identity", "0" * 63, "G" * 64, "0" * 64 + "\n"):
         crooked.say(None, encode({"roster": True, "plans": [name], "models": []}))
-        assert refused(lambda: fetch_plans(crooked.config, now=now())) == "message-malformed"
+        assert code_of(lambda: fetch_plans(crooked.config, now=now())) == "message-malformed"
         crooked.say(None, encode({"roster": True, "plans": [], "models": [name]}))
-        assert refused(lambda: fetch_released(crooked.config, "0", now=now())) == "message-malformed"
+        assert code_of(lambda: fetch_released(crooked.config, "0", now=now())) == "message-malformed"
 
 
 def test_a_roster_that_does_not_count_leaves_the_file_as_it_was(crooked: Crooked) -> None:
@@ -212,7 +207,7 @@ def test_a_roster_that_does_not_count_leaves_the_file_as_it_was(crooked: Crooked
     assert kept.read_bytes() == right
     assert kept.stat().st_mode & 0o777 == 0o600
     crooked.say(item, right[:-1] + bytes([right[-1] ^ 1]))
-    assert refused(lambda: fetch_roster(crooked.config, now=now())) == "signature-invalid"
+    assert code_of(lambda: fetch_roster(crooked.config, now=now())) == "signature-invalid"
     assert kept.read_bytes() == right
     assert [path.name for path in crooked.config.parent.glob(f".{ROSTER_FILE}*")] == []
 
@@ -221,7 +216,7 @@ def test_a_model_of_a_run_that_nobody_here_knows_is_not_even_downloaded(crooked:
     runs = ("ab" * 32, "ac" * 32)
     crooked.say(None, encode(Listing(roster=True, plans=(), models=runs)))
     codes = {
-        run: refused(lambda run=run: fetch_released(crooked.config, run, now=now())) for run in ("a", "ab", "b", "")
+        run: code_of(lambda run=run: fetch_released(crooked.config, run, now=now())) for run in ("a", "ab", "b", "")
     }
     assert codes == {"a": "run-ambiguous", "ab": "plan-unknown", "b": "run-unknown", "": "run-unknown"}
     assert set(crooked.asked) == {None}
@@ -232,4 +227,4 @@ def test_a_model_longer_than_its_plan_says_is_not_downloaded(crooked: Crooked, t
     crooked.answers[item] = announced(length=4097)
     with open_shelf(crooked.config, now=now()) as shelf:
         assert isinstance(shelf, Shelf)
-        assert refused(lambda: shelf.fetch(item, tmp_path / "model", max_bytes=4096)) == "transfer-too-large"
+        assert code_of(lambda: shelf.fetch(item, tmp_path / "model", max_bytes=4096)) == "transfer-too-large"

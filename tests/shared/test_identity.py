@@ -24,6 +24,7 @@ from shared.identity import (
     verify_bytes,
 )
 from shared.roster import KeyState, accept_keys, endorse_key, key_states, open_roster
+from tests import refusals
 
 CITY = "Riverton"
 HEALTH, PARKS, POLICE = (DepartmentId(name) for name in ("health", "parks", "police"))
@@ -42,9 +43,7 @@ def roster(serial: int = 1, **changes: bytes) -> Roster:
 
 
 def code_of(action: Callable[[], object]) -> str:
-    with pytest.raises(ProtocolError) as caught:
-        action()
-    return caught.value.code
+    return refusals.code_of(action, ProtocolError)
 
 
 # --- signatures --------------------------------------------------------------------------------------------
