@@ -14,7 +14,7 @@ from typing import Literal
 
 from clients.department import Department
 from clients.judge import Judge, Judged
-from clients.live_epoch import LiveEpoch
+from clients.live_epoch import LiveEpoch, require_epoch, require_round
 from clients.memory import Memory
 from clients.records import EpochOpened, KeyApproved, Refused, RoundFinished
 from clients.training.mechanisms import CONTRIBUTIONS, RoundInputs
@@ -51,8 +51,7 @@ from shared.messages import (
 from shared.plan import Plan, accept_plan
 from shared.privacy.ledger import PrivacyLedger
 from shared.roster import accept_keys, open_roster
-from shared.secagg.epoch import AdvertisedEpoch, EpochContext, open_epoch
-from shared.secagg.round import ConfirmedRound, MaskedRound
+from shared.secagg.epoch import EpochContext, open_epoch
 
 
 @dataclass(frozen=True)
@@ -233,19 +232,15 @@ class Participant:
 
     def _seal(self, request: SealRequest, _digest: bytes) -> bytes:
         """E2: check all adverts, seal one seed for each peer."""
-        session = self._live(request.run, request.epoch)
-        if not isinstance(session.epoch, AdvertisedEpoch):
-            raise ProtocolError("phase-wrong", "Seals were asked for in another phase of the epoch.")
-        session.epoch, reply = session.epoch.receive(request)
-        session.adverts = {name: signed for name, signed in request.adverts.items() if name != self.department.name}
-        return encode(reply)
+        session = require_epoch(self._session, request.run, request.epoch)
+        return encode(session.seal(request, own=self.department.name))
 
     # --- one update (protocol 3.1) -------------------------------------------------------------------------
 
     def contribute(self, request: UpdateRequest, digest: bytes) -> bytes:
         """Make this department's contribution to one round."""
         # 1 verify: epoch, round, model, participants; all roots are derived before anything is reserved
-        session = self._live(request.run, request.epoch)
+        session = require_epoch(self._session, request.run, request.epoch)
         plan, name = session.plan, self.department.name
         self.memory.require_open(request.run, request.round, "update")
         model, terms, epoch = session.verify_round(request)
@@ -297,22 +292,15 @@ class Participant:
 
     def _confirm(self, request: ConfirmRequest, digest: bytes) -> bytes:
         """Stand by one survivor list."""
-        session = self._live_round(request.run, request.round)
+        session = require_round(self._session, request.run, request.round)
         self.memory.require_open(request.run, request.round, "confirm")
-        if not isinstance(session.round, MaskedRound):
-            raise ProtocolError("phase-wrong", "A confirmation was asked for in another phase of the round.")
-        state, reply = session.round.confirm(request)
-        session.round = state
-        return self._commit(request.run, request.round, "confirm", digest, reply)
+        return self._commit(request.run, request.round, "confirm", digest, session.confirm(request))
 
     def _reveal(self, request: RevealRequest, digest: bytes) -> bytes:
         """Give shares for exactly one survivor list."""
-        session = self._live_round(request.run, request.round)
+        session = require_round(self._session, request.run, request.round)
         self.memory.require_open(request.run, request.round, "reveal")
-        if not isinstance(session.round, MaskedRound | ConfirmedRound):
-            raise ProtocolError("phase-wrong", "Shares were asked for in another phase of the round.")
-        state, reply = session.round.reveal(request, heads_seen=self.memory.heads)
-        session.round = state
+        state, reply = session.reveal(request, heads_seen=self.memory.heads)
         self.memory.see_heads(state.ledger_heads, session.adverts)
         session.adverts = {}
         return self._commit(request.run, request.round, "reveal", digest, reply)
@@ -320,7 +308,10 @@ class Participant:
     def _close(self, request: CloseRound, _digest: bytes) -> bytes:
         """Keep the authority's signed account and countersign it; a clean end settles the charge."""
         closed = open_signed(self.department.trust.authority_key, "round-closed", request.closed, ClosedRound)
-        self._check_account(self._live_round(closed.run, closed.round), closed)
+        session = require_round(self._session, closed.run, closed.round)
+        if closed.round in self.memory.run(closed.run).finished:
+            raise ProtocolError("round-already-closed", f"Round {closed.round} was closed here before.")
+        session.check_account(closed, own=self.department.name)
         self.memory.write(EntryKind.ROUND, RoundFinished(run=closed.run, round=closed.round, closed=request.closed))
         reservation = self.ledger.reservation(closed.run)
         if closed.final and reservation is not None:
@@ -333,33 +324,7 @@ class Participant:
         )
         return encode(CloseReply(receipt=sign_record(self.department.identity, "head-receipt", receipt)))
 
-    def _check_account(self, session: LiveEpoch, closed: ClosedRound) -> None:
-        """Countersign one account of a round, about the terms and the survivors that this department knows."""
-        if closed.round in self.memory.run(closed.run).finished:
-            raise ProtocolError("round-already-closed", f"Round {closed.round} was closed here before.")
-        state = session.round
-        if state is None or closed.sid != state.view.sid:
-            raise ProtocolError("sid-mismatch", "The round was closed under other terms than this department's.")
-        if self.department.name not in state.view.terms.check_survivors(closed.survivors):
-            raise ProtocolError("not-a-survivor", "The account of the round leaves this department out.")
-        if not isinstance(state, MaskedRound) and closed.survivors != state.survivors:
-            raise ProtocolError("survivors-changed", "The round was closed for another survivor list.")
-
     # --- helpers -------------------------------------------------------------------------------------------
-
-    def _live(self, run: bytes, epoch: int) -> LiveEpoch:
-        """Return the live epoch, if the request means that one."""
-        session = self._session
-        if session is None or session.plan.run_id() != run or session.epoch_number != epoch:
-            raise ProtocolError("epoch-unknown", "The request belongs to no epoch that is open here.")
-        return session
-
-    def _live_round(self, run: bytes, round_number: int) -> LiveEpoch:
-        """Return the session of the round in progress."""
-        session = self._session
-        if session is None or session.plan.run_id() != run or session.round_number != round_number:
-            raise ProtocolError("round-unknown", "The request belongs to no round that is open here.")
-        return session
 
     @property
     def _judge(self) -> Judge:

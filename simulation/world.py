@@ -109,11 +109,10 @@ def open_world(
     with ExitStack() as stack:
         authority_journal = stack.enter_context(Journal.open(folder / "authority" / "journal.sqlite", owner=OWNER))
         departments = {name: load_department(folder / name / CONFIG_FILE) for name in splits}
-        participants: dict[DepartmentId, Participant] = {}
-        for name, department in departments.items():
-            journal = stack.enter_context(open_journal(folder / name / CONFIG_FILE))
-            _approve(journal, plan, department.policy.policy, now=now())
-            participants[name] = Participant(department, journal=journal, source=source(name), clock=now)
+        participants = {
+            name: stack.enter_context(_open_participant(folder / name, department, plan, source(name)))
+            for name, department in departments.items()
+        }
         yield World(
             folder=folder,
             plan=plan,
@@ -203,6 +202,14 @@ def policy_source(name: DepartmentId, scenario: Scenario, scenario_folder: Path)
     raise ConfigError(
         "policy-missing", f"Department {name} has no packaged policy: name a file as `departments.{name}.policy`."
     )
+
+
+@contextmanager
+def _open_participant(home: Path, department: Department, plan: Plan, source: RandomSource) -> Iterator[Participant]:
+    """Open a department's journal, approve the plan in it, and start its node."""
+    with open_journal(home / CONFIG_FILE) as journal:
+        _approve(journal, plan, department.policy.policy, now=now())
+        yield Participant(department, journal=journal, source=source, clock=now)
 
 
 def _approve(journal: Journal, plan: Plan, policy: Policy, *, now: dt.datetime) -> None:
