@@ -106,13 +106,10 @@ def open_world(
         valid_until=today + dt.timedelta(days=30),
     )
     make_private_folder(folder / "authority")
-    with ExitStack() as stack:
-        authority_journal = stack.enter_context(Journal.open(folder / "authority" / "journal.sqlite", owner=OWNER))
-        departments = {name: load_department(folder / name / CONFIG_FILE) for name in splits}
-        participants = {
-            name: stack.enter_context(_open_participant(folder / name, department, plan, source(name)))
-            for name, department in departments.items()
-        }
+    with (
+        Journal.open(folder / "authority" / "journal.sqlite", owner=OWNER) as authority_journal,
+        _open_participants(folder, plan, {name: source(name) for name in splits}) as participants,
+    ):
         yield World(
             folder=folder,
             plan=plan,
@@ -122,7 +119,7 @@ def open_world(
             authority=keys.authority,
             authority_journal=authority_journal,
             participants=participants,
-            departments=departments,
+            departments={name: node.department for name, node in participants.items()},
         )
 
 
@@ -205,11 +202,18 @@ def policy_source(name: DepartmentId, scenario: Scenario, scenario_folder: Path)
 
 
 @contextmanager
-def _open_participant(home: Path, department: Department, plan: Plan, source: RandomSource) -> Iterator[Participant]:
-    """Open a department's journal, approve the plan in it, and start its node."""
-    with open_journal(home / CONFIG_FILE) as journal:
-        _approve(journal, plan, department.policy.policy, now=now())
-        yield Participant(department, journal=journal, source=source, clock=now)
+def _open_participants(
+    folder: Path, plan: Plan, sources: Mapping[DepartmentId, RandomSource]
+) -> Iterator[dict[DepartmentId, Participant]]:
+    """Load every department, open its journal, approve the plan in it, and start its node."""
+    with ExitStack() as stack:
+        participants: dict[DepartmentId, Participant] = {}
+        for name, source in sources.items():
+            config = folder / name / CONFIG_FILE
+            department, journal = load_department(config), stack.enter_context(open_journal(config))
+            _approve(journal, plan, department.policy.policy, now=now())
+            participants[name] = Participant(department, journal=journal, source=source, clock=now)
+        yield participants
 
 
 def _approve(journal: Journal, plan: Plan, policy: Policy, *, now: dt.datetime) -> None:
