@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +18,13 @@ from server.roster import admit, load_members, remove, rotate
 from shared.certificates import TlsKey, certificate_digest, certified_key, load_certificate, make_signing_request
 from shared.city import Admission, EnrolmentRequest, sign_request
 from shared.codec import decode, dump_json
-from shared.errors import CityFedError, JournalError, ProtocolError
+from shared.errors import JournalError, ProtocolError
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, fingerprint
 from shared.journal import verify_journal
 from shared.roster import KeyState, endorse_key, key_states
 from tests.command_line import Run, runner
 from tests.deployed_city import found, now
+from tests.refusals import code_of
 
 
 @dataclass
@@ -67,12 +67,6 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return runner(main, capsys, monkeypatch)
 
 
-def refusal(act: Callable[[], object]) -> str:
-    with pytest.raises(CityFedError) as caught:
-        act()
-    return caught.value.code
-
-
 def roster_of(admission: Admission) -> Roster:
     return decode(admission.roster.body, Roster)
 
@@ -104,7 +98,7 @@ def test_nobody_is_admitted_before_the_fingerprint_was_compared(home: AuthorityH
     stranger = fingerprint(IdentityKey.generate().public)
     for typed, code in ((None, "unconfirmed"), (stranger, "mismatch"), ("abcd", "malformed")):
         act = lambda typed=typed: admit(home, one.signed(), fingerprint_typed=typed, now=now())  # noqa: E731
-        assert refusal(act) == f"fingerprint-{code}"
+        assert code_of(act) == f"fingerprint-{code}"
     assert not home.roster.exists()
     typed = fingerprint(one.identity.public).upper().replace(" ", "")
     assert admit(home, one.signed(), fingerprint_typed=typed, now=now()).department == "police"
@@ -115,7 +109,7 @@ def test_a_request_that_proves_nothing_is_refused(home: AuthorityHome) -> None:
     typed = fingerprint(one.identity.public)
 
     def code(signed: Signed) -> str:
-        return refusal(lambda: admit(home, signed, fingerprint_typed=typed, now=now()))
+        return code_of(lambda: admit(home, signed, fingerprint_typed=typed, now=now()))
 
     assert code(sign_request(other.identity, one.ask())) == "signature-invalid"
     good = one.signed()
@@ -133,16 +127,16 @@ def test_a_request_for_another_city_is_refused(home: AuthorityHome, tmp_path: Pa
     elsewhere = found(tmp_path / "elsewhere")
     one = applicant(elsewhere)
     typed = fingerprint(one.identity.public)
-    assert refusal(lambda: admit(home, one.signed(), fingerprint_typed=typed, now=now())) == "city-foreign"
+    assert code_of(lambda: admit(home, one.signed(), fingerprint_typed=typed, now=now())) == "city-foreign"
 
 
 def test_a_member_is_not_admitted_twice_and_no_key_is_shared(home: AuthorityHome) -> None:
     one = applicant(home)
     one.admitted()
     before = state(home)
-    assert refusal(Applicant(home, "police", one.identity, TlsKey.generate()).admitted) == "member-exists"
-    assert refusal(Applicant(home, "health", one.identity, TlsKey.generate()).admitted) == "key-reused"
-    assert refusal(Applicant(home, "health", IdentityKey.generate(), one.tls).admitted) == "key-reused"
+    assert code_of(Applicant(home, "police", one.identity, TlsKey.generate()).admitted) == "member-exists"
+    assert code_of(Applicant(home, "health", one.identity, TlsKey.generate()).admitted) == "key-reused"
+    assert code_of(Applicant(home, "health", IdentityKey.generate(), one.tls).admitted) == "key-reused"
     assert state(home) == before
 
 
@@ -151,8 +145,8 @@ def test_a_key_of_a_removed_member_never_comes_back(home: AuthorityHome) -> None
     one.admitted()
     other.admitted()
     remove(home, "police", now=now())
-    assert refusal(one.admitted) == "key-reused"
-    assert refusal(Applicant(home, "police", IdentityKey.generate(), one.tls).admitted) == "key-reused"
+    assert code_of(one.admitted) == "key-reused"
+    assert code_of(Applicant(home, "police", IdentityKey.generate(), one.tls).admitted) == "key-reused"
     assert roster_of(applicant(home).admitted()).serial == 4
 
 
@@ -167,8 +161,8 @@ def test_a_removed_member_is_out_at_once(home: AuthorityHome) -> None:
     assert (roster.serial, set(roster.members)) == (3, {"health"})
     assert set(load_members(home).by_certificate) == {digests[1]}
     assert not home.member("police").exists()
-    assert refusal(lambda: remove(home, "police", now=now())) == "member-unknown"
-    assert refusal(lambda: remove(home, "health", now=now())) == "roster-empty"
+    assert code_of(lambda: remove(home, "police", now=now())) == "member-unknown"
+    assert code_of(lambda: remove(home, "health", now=now())) == "roster-empty"
 
 
 # --- rotation ----------------------------------------------------------------------------------------------
@@ -209,7 +203,7 @@ def test_a_new_identity_without_the_old_ones_word_is_refused(home: AuthorityHome
     )
     for word in words:
         signed = new.signed(endorsement=word)
-        assert refusal(lambda signed=signed: rotate(home, signed, now=now())) == "endorsement-invalid"
+        assert code_of(lambda signed=signed: rotate(home, signed, now=now())) == "endorsement-invalid"
     assert state(home) == before
 
 
@@ -226,17 +220,17 @@ def test_a_certificate_is_renewed_and_the_old_one_counts_no_more(home: Authority
 
 def test_a_rotation_is_for_members_and_no_old_key_comes_back(home: AuthorityHome) -> None:
     old = applicant(home)
-    assert refusal(lambda: rotate(home, old.signed(), now=now())) == "member-unknown"
+    assert code_of(lambda: rotate(home, old.signed(), now=now())) == "member-unknown"
     old.admitted()
     new, signed = exchanged(old)
     rotate(home, signed, now=now())
-    assert refusal(lambda: rotate(home, old.signed(), now=now())) == "key-reused"
-    assert refusal(old.admitted) == "member-exists"
+    assert code_of(lambda: rotate(home, old.signed(), now=now())) == "key-reused"
+    assert code_of(old.admitted) == "member-exists"
     _, back = exchanged(new, identity=old.identity.public)
-    assert refusal(lambda: rotate(home, back, now=now())) == "signature-invalid"
+    assert code_of(lambda: rotate(home, back, now=now())) == "signature-invalid"
     returning = Applicant(home, "police", old.identity, TlsKey.generate())
     word = endorse_key(new.identity, city="metropolis", department="police", key=old.identity.public)
-    assert refusal(lambda: rotate(home, returning.signed(endorsement=word), now=now())) == "key-reused"
+    assert code_of(lambda: rotate(home, returning.signed(endorsement=word), now=now())) == "key-reused"
 
 
 def test_an_answer_that_got_lost_is_given_again_and_nothing_new_is_issued(home: AuthorityHome) -> None:
@@ -248,7 +242,7 @@ def test_an_answer_that_got_lost_is_given_again_and_nothing_new_is_issued(home: 
     again = one.admitted()
     assert (again.certificate, roster_of(again).serial) == (first.certificate, 2)
     assert rotate(home, one.signed(), now=now()) == again
-    assert refusal(lambda: admit(home, one.signed(), fingerprint_typed=None, now=now())) == "fingerprint-unconfirmed"
+    assert code_of(lambda: admit(home, one.signed(), fingerprint_typed=None, now=now())) == "fingerprint-unconfirmed"
     assert (state(home), verify_journal(home.office_journal, owner=OWNER).entries) == (before, entries)
     _, signed = exchanged(one)
     rotated = rotate(home, signed, now=now())
@@ -285,7 +279,7 @@ def test_a_journal_that_was_rolled_back_issues_nothing(home: AuthorityHome) -> N
     applicant(home, "health").admitted()
     home.office_journal.write_bytes(copy)
     act = applicant(home, "transport").admitted
-    assert refusal(act) == "roster-rolled-back"
+    assert code_of(act) == "roster-rolled-back"
     home.office_journal.unlink()
     with pytest.raises(JournalError) as caught:
         act()
@@ -296,7 +290,7 @@ def test_the_journal_shows_an_edit(home: AuthorityHome) -> None:
     applicant(home).admitted()
     data = home.office_journal.read_bytes()
     home.office_journal.write_bytes(data.replace(b"BEGIN CERTIFICATE", b"BEGIN_CERTIFICATE", 1))
-    assert refusal(applicant(home, "health").admitted) == "journal-corrupt"
+    assert code_of(applicant(home, "health").admitted) == "journal-corrupt"
 
 
 def test_unchanged_files_are_left_alone(home: AuthorityHome) -> None:
@@ -307,10 +301,10 @@ def test_unchanged_files_are_left_alone(home: AuthorityHome) -> None:
 
 
 def test_a_member_without_its_certificate_is_an_error_and_not_a_stranger(home: AuthorityHome) -> None:
-    assert refusal(lambda: load_members(home)) == "roster-missing"
+    assert code_of(lambda: load_members(home)) == "roster-missing"
     applicant(home).admitted()
     home.member("police").unlink()
-    assert refusal(lambda: load_members(home)) == "file-missing"
+    assert code_of(lambda: load_members(home)) == "file-missing"
 
 
 def test_a_roster_of_another_city_is_not_read(home: AuthorityHome, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -28,6 +27,7 @@ from shared.parameters import model_hash
 from shared.plan import LocalOptimizer, Plan, accept_plan
 from tests.command_line import Run, runner
 from tests.deployed_city import SMALL_ASK, found, now
+from tests.refusals import code_of
 
 NAMES = ("environment", "health", "police", "transport")
 
@@ -80,12 +80,6 @@ def town(tmp_path: Path) -> Town:
     return Town(tmp_path)
 
 
-def refusal(act: Callable[[], object]) -> str:
-    with pytest.raises(CityFedError) as caught:
-        act()
-    return caught.value.code
-
-
 def states(home: AuthorityHome) -> dict[str, PlanState]:
     return {line.digest: line.state for line in list_plans(home)}
 
@@ -112,12 +106,12 @@ def test_a_plan_of_ones_own_is_read_strictly(tmp_path: Path) -> None:
     assert load_ask(str(path)) == SMALL_ASK
     for wrong in ("colour = 1\n" + text, text.replace("rounds = 2", "rounds = 2.5"), text.replace("epsilon", "eps")):
         path.write_text(wrong)
-        assert refusal(lambda: load_ask(str(path))) == "toml-content"
+        assert code_of(lambda: load_ask(str(path))) == "toml-content"
     path.write_text("name =")
-    assert refusal(lambda: load_ask(str(path))) == "toml-syntax"
+    assert code_of(lambda: load_ask(str(path))) == "toml-syntax"
     path.write_bytes(b"\xff")
-    assert refusal(lambda: load_ask(str(path))) == "scenario-unreadable"
-    assert refusal(lambda: load_ask("nowhere")) == "scenario-missing"
+    assert code_of(lambda: load_ask(str(path))) == "scenario-unreadable"
+    assert code_of(lambda: load_ask("nowhere")) == "scenario-missing"
 
 
 def test_every_key_that_is_left_out_belongs_to_the_simulation() -> None:
@@ -156,7 +150,7 @@ def test_hearsay_is_not_drafted_from(town: Town, tmp_path: Path) -> None:
     good = [town.summary(name) for name in NAMES[:3]]
 
     def code(file: Path) -> str:
-        return refusal(lambda: draft(town.home, SMALL_ASK, [*good, file], now=now(), valid_days=30))
+        return code_of(lambda: draft(town.home, SMALL_ASK, [*good, file], now=now(), valid_days=30))
 
     assert code(town.summary("transport", signer="police")) == "signature-invalid"
     assert code(town.summary("transport", city=b"c" * 32)) == "city-foreign"
@@ -170,11 +164,11 @@ def test_hearsay_is_not_drafted_from(town: Town, tmp_path: Path) -> None:
 
 
 def test_too_few_departments_make_no_plan(town: Town) -> None:
-    assert refusal(lambda: town.drafted(SMALL_ASK, "police", "health")) == "cohort-too-small"
+    assert code_of(lambda: town.drafted(SMALL_ASK, "police", "health")) == "cohort-too-small"
     assert len(town.drafted(SMALL_ASK, "police", "health", "transport").cohort) == 3
     for name in NAMES[:2]:
         remove(town.home, name, now=now())
-    assert refusal(lambda: town.drafted(SMALL_ASK, *NAMES[2:])) == "cohort-too-small"
+    assert code_of(lambda: town.drafted(SMALL_ASK, *NAMES[2:])) == "cohort-too-small"
 
 
 @pytest.mark.parametrize(
@@ -185,20 +179,20 @@ def test_too_few_departments_make_no_plan(town: Town) -> None:
     ],
 )
 def test_a_plan_that_cannot_be_is_one_sentence(town: Town, change: dict[str, object], code: str) -> None:
-    assert refusal(lambda: town.drafted(msgspec.structs.replace(SMALL_ASK, **change))) == code
+    assert code_of(lambda: town.drafted(msgspec.structs.replace(SMALL_ASK, **change))) == code
 
 
 @pytest.mark.parametrize("days", [0, 367])
 def test_a_plan_is_valid_for_a_while_and_not_for_ever(town: Town, days: int) -> None:
-    assert refusal(lambda: town.drafted(valid_days=days)) == "valid-days"
+    assert code_of(lambda: town.drafted(valid_days=days)) == "valid-days"
 
 
 def test_base_weights_lie_where_the_configuration_says(town: Town, tmp_path: Path) -> None:
     (tmp_path / "authority" / "minilm").mkdir()
     town.home.config.write_text(town.home.config.read_text().replace('weights = ""', 'weights = "minilm"'))
-    assert refusal(lambda: load_basis(town.home, ModelChoice())) == "weights-missing"
+    assert code_of(lambda: load_basis(town.home, ModelChoice())) == "weights-missing"
     (tmp_path / "authority" / "minilm" / "model.safetensors").write_bytes(b"no weights")
-    assert refusal(lambda: load_basis(town.home, ModelChoice())) in {"base-weights-missing", "encoder-config"}
+    assert code_of(lambda: load_basis(town.home, ModelChoice())) in {"base-weights-missing", "encoder-config"}
 
 
 # --- signed and published ----------------------------------------------------------------------------------
@@ -208,11 +202,11 @@ def test_a_plan_goes_from_draft_to_signed_to_published(town: Town) -> None:
     plan = town.drafted()
     digest = plan.digest().hex()
     assert states(town.home) == {digest: PlanState.DRAFT}
-    assert refusal(lambda: publish(town.home, digest, now=now())) == "plan-unknown"
+    assert code_of(lambda: publish(town.home, digest, now=now())) == "plan-unknown"
     sign(town.home, digest, now=now())
     assert states(town.home) == {digest: PlanState.SIGNED}
     assert published_plans(town.home) == {}
-    assert refusal(lambda: sign(town.home, digest, now=now())) == "plan-unknown"
+    assert code_of(lambda: sign(town.home, digest, now=now())) == "plan-unknown"
     publish(town.home, digest, now=now())
     assert states(town.home) == {digest: PlanState.PUBLISHED}
     signed, loaded = load_published(town.home, digest)
@@ -223,7 +217,7 @@ def test_a_plan_goes_from_draft_to_signed_to_published(town: Town) -> None:
 @pytest.mark.parametrize("digest", ["", "ab" * 32, "../../keys/plan.key", "zz" * 32, "AB" * 31])
 def test_a_plan_that_is_not_there_is_one_sentence(town: Town, digest: str) -> None:
     for act in (sign, publish):
-        assert refusal(lambda act=act: act(town.home, digest, now=now())) == "plan-unknown"
+        assert code_of(lambda act=act: act(town.home, digest, now=now())) == "plan-unknown"
 
 
 def test_a_changed_plan_is_neither_signed_nor_published(town: Town) -> None:
@@ -233,24 +227,24 @@ def test_a_changed_plan_is_neither_signed_nor_published(town: Town) -> None:
     changed = encode(msgspec.structs.replace(plan, rounds=9))
     original = path.read_bytes()
     path.write_bytes(changed)
-    assert refusal(lambda: sign(town.home, digest, now=now())) == "plan-changed"
+    assert code_of(lambda: sign(town.home, digest, now=now())) == "plan-changed"
     path.write_bytes(original)
     sign(town.home, digest, now=now())
     path = town.home.plan(PlanState.SIGNED, digest)
     forged = sign_record(IdentityKey.generate(), "plan", plan)
     path.write_bytes(encode(forged))
-    assert refusal(lambda: publish(town.home, digest, now=now())) == "signature-invalid"
+    assert code_of(lambda: publish(town.home, digest, now=now())) == "signature-invalid"
     assert states(town.home) == {digest: PlanState.SIGNED}
 
 
 def test_a_plan_for_yesterday_or_for_another_roster_goes_nowhere(town: Town) -> None:
     digest = town.drafted().digest().hex()
     late = now() + dt.timedelta(days=31)
-    assert refusal(lambda: sign(town.home, digest, now=late)) == "plan-expired"
+    assert code_of(lambda: sign(town.home, digest, now=late)) == "plan-expired"
     sign(town.home, digest, now=now())
-    assert refusal(lambda: publish(town.home, digest, now=late)) == "plan-expired"
+    assert code_of(lambda: publish(town.home, digest, now=late)) == "plan-expired"
     town.join("parks")
-    assert refusal(lambda: publish(town.home, digest, now=now())) == "roster-size"
+    assert code_of(lambda: publish(town.home, digest, now=now())) == "roster-size"
     assert states(town.home) == {digest: PlanState.SIGNED}
 
 
