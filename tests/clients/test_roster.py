@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli import main
 from clients.config import open_journal
 from clients.memory import Memory
 from clients.records import KeyApproved, RosterSeen
@@ -20,7 +19,7 @@ from shared.roster import endorse_key
 from simulation.world import now
 from tests.city import open_city, small_scenario
 from tests.clients.small_department import Office, found_office
-from tests.command_line import Run, runner
+from tests.command_line import Run
 from tests.protocol.liar import Liar, Town
 
 VICTIM = "health"
@@ -156,11 +155,6 @@ def test_the_same_roster_again_keeps_the_epoch_and_writes_nothing(liar: Liar) ->
 
 OFFICE = IdentityKey.generate()
 HEALTH, WATER = IdentityKey.generate(), IdentityKey.generate()
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    return runner(main, capsys, monkeypatch)
 
 
 @pytest.fixture

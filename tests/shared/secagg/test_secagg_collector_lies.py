@@ -11,7 +11,8 @@ from shared.messages import ConfirmRequest, MaskedUpdate, Receipt, Reveal
 from shared.secagg.receipts import RECEIPT_LABEL, check_pair_commitments
 from shared.secagg.ring import encode_vector
 from shared.secagg.server import RoundCollector
-from tests.shared.secagg.refusals import flip, refused
+from tests.refusals import code_of
+from tests.shared.secagg.bent_bytes import flip
 
 replace = msgspec.structs.replace
 
@@ -31,10 +32,10 @@ def test_unequal_models_show_before_anything_is_revealed(full: Any) -> None:
     updates = {name: city.mask(state, name, full.vectors[name])[1] for name, state in keyed.items()}
     for name in common.peers("police"):
         collector.receive_update(name, updates[name])
-    assert refused(lambda: collector.receive_update("police", updates["police"])) == "sid-mismatch"
+    assert code_of(lambda: collector.receive_update("police", updates["police"])) == "sid-mismatch"
     # A coordinator that looks away gains nothing: the commitments differ, and so do the masks.
     receipts = {name: msgspec.msgpack.decode(update.receipt.body, type=Receipt) for name, update in updates.items()}
-    assert refused(lambda: check_pair_commitments(receipts)) == "pair-commitment-mismatch"
+    assert code_of(lambda: check_pair_commitments(receipts)) == "pair-commitment-mismatch"
 
 
 def test_the_collector_names_the_pair_whose_commitments_differ(full: Any, story_of: Any) -> None:
@@ -73,10 +74,10 @@ def test_the_collector_refuses_a_bad_upload_and_takes_the_good_one_after_it(full
         (replace(update, envelopes=update.envelopes | {"parks": b""}), "envelope-mismatch"),
     ]
     for lie, code in lies:
-        assert refused(lambda lie=lie: collector.receive_update("police", lie)) == code  # type: ignore[misc]  # default binds the loop value
-    assert refused(lambda: collector.receive_update("sybil", update)) == "participant-foreign"
+        assert code_of(lambda lie=lie: collector.receive_update("police", lie)) == code  # type: ignore[misc]  # default binds the loop value
+    assert code_of(lambda: collector.receive_update("sybil", update)) == "participant-foreign"
     collector.receive_update("police", update)
-    assert refused(lambda: collector.receive_update("police", update)) == "update-repeated"
+    assert code_of(lambda: collector.receive_update("police", update)) == "update-repeated"
     story.reveal(story.masked)
     bits = story.terms.fraction_bits
     encoded = [
@@ -95,18 +96,18 @@ def test_a_collector_needs_everybody_on_the_roster(full: Any, city_of: Any) -> N
 def test_a_late_upload_does_not_change_the_survivors(partial: Any) -> None:
     partial.collector.confirm_requests()
     _, update = partial.city.mask(partial.keyed["police"], "police", partial.vectors["police"])
-    assert refused(lambda: partial.collector.receive_update("police", update)) == "update-late"
+    assert code_of(lambda: partial.collector.receive_update("police", update)) == "update-late"
 
 
 def test_the_collector_refuses_bad_confirmations(partial: Any) -> None:
     collector = partial.collector
-    assert refused(lambda: collector.receive_confirmation("health", None)) == "confirmation-early"
+    assert code_of(lambda: collector.receive_confirmation("health", None)) == "confirmation-early"
     requests: dict[str, ConfirmRequest] = collector.confirm_requests()
     _, reply = partial.masked["health"].confirm(requests["health"])
-    assert refused(lambda: collector.receive_confirmation("parks", reply)) == "signature-invalid"
-    assert refused(lambda: collector.receive_confirmation("police", reply)) == "confirmation-foreign"
+    assert code_of(lambda: collector.receive_confirmation("parks", reply)) == "signature-invalid"
+    assert code_of(lambda: collector.receive_confirmation("police", reply)) == "confirmation-foreign"
     collector.receive_confirmation("health", reply)
-    assert refused(lambda: collector.receive_confirmation("health", reply)) == "confirmation-repeated"
+    assert code_of(lambda: collector.receive_confirmation("health", reply)) == "confirmation-repeated"
 
 
 def test_the_collector_refuses_bad_reveals(partial: Any) -> None:
@@ -121,10 +122,10 @@ def test_the_collector_refuses_bad_reveals(partial: Any) -> None:
         (replace(reveal, self_shares=reveal.self_shares | {"health": b"\xff" * 32}), "share-malformed"),
     ]
     for lie, code in lies:
-        assert refused(lambda lie=lie: collector.receive_reveal("health", lie)) == code  # type: ignore[misc]  # default binds the loop value
-    assert refused(lambda: collector.receive_reveal("police", reveal)) == "reveal-foreign"
+        assert code_of(lambda lie=lie: collector.receive_reveal("health", lie)) == code  # type: ignore[misc]  # default binds the loop value
+    assert code_of(lambda: collector.receive_reveal("police", reveal)) == "reveal-foreign"
     collector.receive_reveal("health", reveal)
-    assert refused(lambda: collector.receive_reveal("health", reveal)) == "reveal-repeated"
+    assert code_of(lambda: collector.receive_reveal("health", reveal)) == "reveal-repeated"
 
 
 def test_one_wrong_share_among_enough_answers_does_not_stop_the_round(full: Any) -> None:
@@ -143,4 +144,4 @@ def test_wrong_shares_without_enough_right_ones_abort_the_round(full: Any) -> No
         if name in {"environment", "health"}:
             reveal = replace(reveal, self_shares=dict.fromkeys(reveal.self_shares, bytes(32)))
         full.collector.receive_reveal(name, reveal)
-    assert refused(full.collector.unmask) == "shares-inconsistent"
+    assert code_of(full.collector.unmask) == "shares-inconsistent"

@@ -9,7 +9,7 @@ from shared.messages import AdvertReply, KeyAdvert, SealReply, SealRequest, Seal
 from shared.secagg.adverts import ADVERT_LABEL, SEALS_LABEL
 from shared.secagg.epoch import MAX_RATCHET_STEPS, open_epoch
 from shared.secagg.server import EpochCollector
-from tests.shared.secagg.refusals import refused
+from tests.refusals import code_of
 
 
 @pytest.fixture
@@ -59,11 +59,11 @@ def test_all_departments_agree_on_the_epoch_and_on_every_pair_key(city: Any) -> 
     ],
 )
 def test_a_bad_cohort_is_refused_before_a_key_is_made(city: Any, changes: dict[str, Any], code: str) -> None:
-    assert refused(lambda: open_epoch(city.context("police", **changes), city.keys["police"])) == code
+    assert code_of(lambda: open_epoch(city.context("police", **changes), city.keys["police"])) == code
 
 
 def test_an_identity_that_the_roster_does_not_list_is_refused(city: Any) -> None:
-    assert refused(lambda: open_epoch(city.context("police"), IdentityKey.generate())) == "identity-not-on-roster"
+    assert code_of(lambda: open_epoch(city.context("police"), IdentityKey.generate())) == "identity-not-on-roster"
 
 
 def test_a_swapped_key_does_not_verify(city: Any, advertised: Any) -> None:
@@ -72,7 +72,7 @@ def test_a_swapped_key_does_not_verify(city: Any, advertised: Any) -> None:
     liar = IdentityKey.generate()
     forged = Signed(body=foreign.advert.body, signature=liar.sign(ADVERT_LABEL, foreign.advert.body))
     swapped = msgspec.structs.replace(request, adverts=request.adverts | {"health": forged})
-    assert refused(lambda: states["police"].receive(swapped)) == "signature-invalid"
+    assert code_of(lambda: states["police"].receive(swapped)) == "signature-invalid"
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def test_a_validly_signed_advert_with_wrong_content_is_refused(
     states, request = advertised
     bent = city.resign("health", ADVERT_LABEL, request.adverts["health"], KeyAdvert, **changes)
     swapped = msgspec.structs.replace(request, adverts=request.adverts | {"health": bent})
-    assert refused(lambda: states["police"].receive(swapped)) == code
+    assert code_of(lambda: states["police"].receive(swapped)) == code
 
 
 def test_the_own_advert_must_be_the_one_that_was_sent(city: Any, advertised: Any) -> None:
     states, request = advertised
     _, second = open_epoch(city.context("police"), city.keys["police"])
     swapped = msgspec.structs.replace(request, adverts=request.adverts | {"police": second.advert})
-    assert refused(lambda: states["police"].receive(swapped)) == "own-advert-changed"
+    assert code_of(lambda: states["police"].receive(swapped)) == "own-advert-changed"
 
 
 def test_two_departments_with_one_hpke_key_are_refused(city: Any, advertised: Any) -> None:
@@ -109,16 +109,16 @@ def test_two_departments_with_one_hpke_key_are_refused(city: Any, advertised: An
     key = msgspec.msgpack.decode(request.adverts["parks"].body, type=KeyAdvert).hpke_key
     bent = city.resign("health", ADVERT_LABEL, request.adverts["health"], KeyAdvert, hpke_key=key)
     swapped = msgspec.structs.replace(request, adverts=request.adverts | {"health": bent})
-    assert refused(lambda: states["police"].receive(swapped)) == "key-repeated"
+    assert code_of(lambda: states["police"].receive(swapped)) == "key-repeated"
 
 
 def test_adverts_of_another_cohort_run_or_epoch_are_refused(advertised: Any) -> None:
     states, request = advertised
     fewer = {name: signed for name, signed in request.adverts.items() if name != "parks"}
     state = states["police"]
-    assert refused(lambda: state.receive(msgspec.structs.replace(request, adverts=fewer))) == "cohort-mismatch"
-    assert refused(lambda: state.receive(msgspec.structs.replace(request, epoch=2))) == "epoch-mismatch"
-    assert refused(lambda: state.receive(msgspec.structs.replace(request, run=b"x" * 32))) == "epoch-mismatch"
+    assert code_of(lambda: state.receive(msgspec.structs.replace(request, adverts=fewer))) == "cohort-mismatch"
+    assert code_of(lambda: state.receive(msgspec.structs.replace(request, epoch=2))) == "epoch-mismatch"
+    assert code_of(lambda: state.receive(msgspec.structs.replace(request, run=b"x" * 32))) == "epoch-mismatch"
     state.receive(request)  # a refusal leaves the state usable for the honest message
 
 
@@ -155,10 +155,10 @@ def test_a_swapped_or_tampered_seal_is_refused(city: Any, sealed: Any) -> None:
         ({"department": "parks"}, "seals-foreign"),
     ):
         bent = city.resign("health", SEALS_LABEL, seals["health"], SealSet, **changes)
-        assert refused(lambda bent=bent: state.receive(seals | {"health": bent})) == code  # type: ignore[misc]  # default binds the loop value
+        assert code_of(lambda bent=bent: state.receive(seals | {"health": bent})) == code  # type: ignore[misc]  # default binds the loop value
     forged = Signed(body=seals["health"].body, signature=seals["parks"].signature)
-    assert refused(lambda: state.receive(seals | {"health": forged})) == "signature-invalid"
-    assert refused(lambda: state.receive({"health": seals["health"]})) == "seals-incomplete"
+    assert code_of(lambda: state.receive(seals | {"health": forged})) == "signature-invalid"
+    assert code_of(lambda: state.receive({"health": seals["health"]})) == "seals-incomplete"
     state.receive(seals)
 
 
@@ -171,7 +171,7 @@ def test_a_replayed_seal_of_an_older_epoch_is_refused(city: Any, sealed: Any) ->
     request = SealRequest(run=city.context("police").run, epoch=2, adverts=adverts)
     answers = {name: state.receive(request) for name, state in states.items()}
     seals = {name: reply.seals for name, (_, reply) in answers.items()}
-    assert refused(lambda: answers["police"][0].receive(seals | {"health": old["health"]})) == "epoch-mismatch"
+    assert code_of(lambda: answers["police"][0].receive(seals | {"health": old["health"]})) == "epoch-mismatch"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_terms_that_do_not_fit_the_epoch_are_refused(city: Any, changes: dict[st
     ready = city.ready()["police"]
     ready, _ = ready.begin(city.terms(ready.epoch_id, round_number=3))
     terms = city.terms(**({"epoch_id": ready.epoch_id, "round": 9} | changes))
-    assert refused(lambda: ready.begin(terms)) == code
+    assert code_of(lambda: ready.begin(terms)) == code
     ready.begin(city.terms(ready.epoch_id, round_number=4))
 
 
@@ -214,20 +214,20 @@ def test_no_root_of_a_begun_round_is_kept(city: Any) -> None:
 def test_the_collector_takes_each_advert_and_seal_once_and_from_the_cohort_only(city: Any, advertised: Any) -> None:
     states, request = advertised
     collector = EpochCollector(request.run, 1, city.names, city.roster)
-    assert refused(collector.seal_requests) == "epoch-incomplete"
+    assert code_of(collector.seal_requests) == "epoch-incomplete"
     for name, signed in request.adverts.items():
         collector.receive_advert(name, AdvertReply(advert=signed))
     police = AdvertReply(advert=request.adverts["police"])
-    assert refused(lambda: collector.receive_advert("police", police)) == "advert-repeated"
-    assert refused(lambda: collector.receive_advert("sybil", police)) == "cohort-foreign"
+    assert code_of(lambda: collector.receive_advert("police", police)) == "advert-repeated"
+    assert code_of(lambda: collector.receive_advert("sybil", police)) == "cohort-foreign"
     short = city.resign("police", ADVERT_LABEL, request.adverts["police"], KeyAdvert, hpke_key=b"short")
     fresh = EpochCollector(request.run, 1, city.names, city.roster)
-    assert refused(lambda: fresh.receive_advert("police", AdvertReply(advert=short))) == "message-malformed"
+    assert code_of(lambda: fresh.receive_advert("police", AdvertReply(advert=short))) == "message-malformed"
     assert all(set(asked.adverts) == set(city.names) for asked in collector.seal_requests().values())
-    assert refused(collector.seals_for) == "epoch-incomplete"
+    assert code_of(collector.seals_for) == "epoch-incomplete"
     replies: dict[str, SealReply] = {name: state.receive(request)[1] for name, state in states.items()}
-    assert refused(lambda: collector.receive_seals("police", replies["health"])) == "signature-invalid"
+    assert code_of(lambda: collector.receive_seals("police", replies["health"])) == "signature-invalid"
     for name, reply in replies.items():
         collector.receive_seals(name, reply)
-    assert refused(lambda: collector.receive_seals("police", replies["police"])) == "seals-repeated"
+    assert code_of(lambda: collector.receive_seals("police", replies["police"])) == "seals-repeated"
     assert set(collector.seals_for()) == set(city.names)

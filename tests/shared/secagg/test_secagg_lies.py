@@ -10,7 +10,8 @@ import pytest
 from shared.identity import IdentityKey, Signed, sign_record
 from shared.messages import ConfirmedSet, Receipt, RevealRequest
 from shared.secagg.receipts import CONFIRMATION_LABEL, RECEIPT_LABEL, envelope_hash
-from tests.shared.secagg.refusals import flip, refused
+from tests.refusals import code_of
+from tests.shared.secagg.bent_bytes import flip
 
 replace = msgspec.structs.replace
 
@@ -23,7 +24,7 @@ def test_a_bad_update_is_refused_and_uses_the_round_up(city_of: Any, story_of: A
     story = story_of(city_of(3))
     vector = story.vectors["health"].copy()
     vector[-1] = value
-    assert refused(lambda: story.city.mask(story.keyed["health"], "health", vector)) == code
+    assert code_of(lambda: story.city.mask(story.keyed["health"], "health", vector)) == code
     with pytest.raises(RuntimeError, match="used already"):
         story.upload("health")
 
@@ -72,7 +73,7 @@ def test_the_callers_mistakes_use_nothing_up(city_of: Any, story_of: Any) -> Non
 )
 def test_a_bad_confirm_request_is_refused(partial: Any, changes: dict[str, Any], code: str) -> None:
     request = partial.collector.confirm_requests()["health"]
-    assert refused(lambda: partial.masked["health"].confirm(replace(request, **changes))) == code
+    assert code_of(lambda: partial.masked["health"].confirm(replace(request, **changes))) == code
     partial.masked["health"].confirm(request)
 
 
@@ -90,9 +91,9 @@ def test_after_a_confirmation_no_other_list_is_revealed(partial: Any) -> None:
     confirmed = partial.confirm()["health"]
     request = partial.collector.reveal_requests()["health"]
     everybody = replace(request, survivors=partial.city.names)
-    assert refused(lambda: confirmed.reveal(everybody, heads_seen={})) == "survivors-changed"
+    assert code_of(lambda: confirmed.reveal(everybody, heads_seen={})) == "survivors-changed"
     other = replace(request, survivors=("environment", "health", "police", "transport"))
-    assert refused(lambda: confirmed.reveal(other, heads_seen={})) == "survivors-changed"
+    assert code_of(lambda: confirmed.reveal(other, heads_seen={})) == "survivors-changed"
 
 
 def test_a_partial_list_is_not_revealed_without_a_confirmation_of_ours(partial: Any) -> None:
@@ -108,7 +109,7 @@ def test_a_partial_list_is_not_revealed_without_a_confirmation_of_ours(partial: 
         confirmations={},
         envelopes={name: partial.updates[name].envelopes["health"] for name in ("environment", "parks", "transport")},
     )
-    assert refused(lambda: states["health"].reveal(request, heads_seen={})) == "confirmation-missing"
+    assert code_of(lambda: states["health"].reveal(request, heads_seen={})) == "confirmation-missing"
 
 
 # --- reveal ----------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ def test_a_partial_list_is_not_revealed_without_a_confirmation_of_ours(partial: 
 )
 def test_a_bad_reveal_request_is_refused(answers: Any, changes: dict[str, Any], code: str) -> None:
     state, request = answers
-    assert refused(lambda: state.reveal(replace(request, **changes), heads_seen={})) == code
+    assert code_of(lambda: state.reveal(replace(request, **changes), heads_seen={})) == code
     state.reveal(request, heads_seen={})
 
 
@@ -154,7 +155,7 @@ def test_one_confirmation_too_few_is_refused(answers: Any) -> None:
     state, request = answers
     confirmations = {name: request.confirmations[name] for name in ("environment", "health", "parks")}
     fewer = replace(request, confirmations=confirmations)
-    assert refused(lambda: state.reveal(fewer, heads_seen={})) == "too-few-confirmations"
+    assert code_of(lambda: state.reveal(fewer, heads_seen={})) == "too-few-confirmations"
 
 
 def test_a_confirmation_counts_only_for_this_round_this_list_and_its_signer(answers: Any, partial: Any) -> None:
@@ -173,7 +174,7 @@ def test_a_confirmation_counts_only_for_this_round_this_list_and_its_signer(answ
         (bent("police", keys["police"], sid, survivors), "confirmation-foreign"),
         (bent("sybil", IdentityKey.generate(), sid, survivors), "confirmation-foreign"),
     ):
-        assert refused(lambda lie=lie: state.reveal(lie, heads_seen={})) == code  # type: ignore[misc]  # default binds the loop value
+        assert code_of(lambda lie=lie: state.reveal(lie, heads_seen={})) == code  # type: ignore[misc]  # default binds the loop value
 
 
 def receipt_lies(story: Any) -> Iterator[tuple[dict[str, Any], str]]:
@@ -194,26 +195,26 @@ def test_a_bent_receipt_is_refused_even_with_its_owners_signature(answers: Any, 
     for changes, code in receipt_lies(partial):
         bent = partial.city.resign("parks", RECEIPT_LABEL, request.receipts["parks"], Receipt, **changes)
         lie = replace(request, receipts=request.receipts | {"parks": bent})
-        assert refused(lambda lie=lie: state.reveal(lie, heads_seen={})) == code  # type: ignore[misc]  # default binds the loop value
+        assert code_of(lambda lie=lie: state.reveal(lie, heads_seen={})) == code  # type: ignore[misc]  # default binds the loop value
 
 
 def test_a_receipt_that_its_owner_did_not_sign_is_refused(answers: Any) -> None:
     state, request = answers
     forged = Signed(body=flip(request.receipts["parks"].body), signature=request.receipts["parks"].signature)
     lie = replace(request, receipts=request.receipts | {"parks": forged})
-    assert refused(lambda: state.reveal(lie, heads_seen={})) == "signature-invalid"
+    assert code_of(lambda: state.reveal(lie, heads_seen={})) == "signature-invalid"
 
 
 def test_the_own_receipt_must_be_the_one_that_was_sent(answers: Any, partial: Any) -> None:
     state, request = answers
     bent = partial.city.resign("health", RECEIPT_LABEL, request.receipts["health"], Receipt, ledger_sequence=8)
     lie = replace(request, receipts=request.receipts | {"health": bent})
-    assert refused(lambda: state.reveal(lie, heads_seen={})) == "own-receipt-changed"
+    assert code_of(lambda: state.reveal(lie, heads_seen={})) == "own-receipt-changed"
 
 
 def test_a_ledger_that_has_not_moved_on_is_refused(answers: Any) -> None:
     state, request = answers
-    assert refused(lambda: state.reveal(request, heads_seen={"parks": 7})) == "journal-rolled-back"
+    assert code_of(lambda: state.reveal(request, heads_seen={"parks": 7})) == "journal-rolled-back"
     revealed, _ = state.reveal(request, heads_seen={"parks": 6, "health": 99})
     assert revealed.ledger_heads == dict.fromkeys(("environment", "parks", "transport"), (7, b"h" * 32))
 
@@ -222,7 +223,7 @@ def test_a_ledger_that_has_not_moved_on_is_refused(answers: Any) -> None:
 def test_a_bit_flip_in_an_envelope_is_found(answers: Any, at: int) -> None:
     state, request = answers
     envelopes = request.envelopes | {"parks": flip(request.envelopes["parks"], at)}
-    assert refused(lambda: state.reveal(replace(request, envelopes=envelopes), heads_seen={})) == "envelope-mismatch"
+    assert code_of(lambda: state.reveal(replace(request, envelopes=envelopes), heads_seen={})) == "envelope-mismatch"
 
 
 def test_swapped_truncated_or_foreign_envelopes_are_refused(answers: Any, partial: Any) -> None:
@@ -233,7 +234,7 @@ def test_swapped_truncated_or_foreign_envelopes_are_refused(answers: Any, partia
         request.envelopes | {"parks": partial.updates["parks"].envelopes["transport"]},
     ):
         lie = replace(request, envelopes=envelopes)
-        assert refused(lambda lie=lie: state.reveal(lie, heads_seen={})) == "envelope-mismatch"  # type: ignore[misc]  # default binds the loop value
+        assert code_of(lambda lie=lie: state.reveal(lie, heads_seen={})) == "envelope-mismatch"  # type: ignore[misc]  # default binds the loop value
 
 
 def test_an_envelope_replayed_from_another_round_is_refused(full: Any, story_of: Any) -> None:
@@ -241,7 +242,7 @@ def test_an_envelope_replayed_from_another_round_is_refused(full: Any, story_of:
     other = story_of(full.city).upload("parks")
     envelopes = request.envelopes | {"parks": other.updates["parks"].envelopes["health"]}
     lie = replace(request, envelopes=envelopes)
-    assert refused(lambda: full.masked["health"].reveal(lie, heads_seen={})) == "envelope-mismatch"
+    assert code_of(lambda: full.masked["health"].reveal(lie, heads_seen={})) == "envelope-mismatch"
 
 
 def test_an_envelope_that_its_sender_signed_but_that_does_not_open_is_refused(answers: Any, partial: Any) -> None:
@@ -255,4 +256,4 @@ def test_an_envelope_that_its_sender_signed_but_that_does_not_open_is_refused(an
         lie = replace(
             request, receipts=request.receipts | {"parks": bent}, envelopes=request.envelopes | {"parks": garbage}
         )
-        assert refused(lambda lie=lie: state.reveal(lie, heads_seen={})) == code  # type: ignore[misc]  # default binds the loop value
+        assert code_of(lambda lie=lie: state.reveal(lie, heads_seen={})) == code  # type: ignore[misc]  # default binds the loop value
