@@ -72,7 +72,8 @@ class Resumer:
         name = folder.path.name
         try:
             status = folder.status()
-            if status.code == INTERRUPTED or never_began(self.superlink, folder):
+            gone = status.code == INTERRUPTED or never_began(self.superlink, folder)
+            if gone and not folder.is_conducted():  # one that was submitted twice has a process although it seems not
                 self._again(folder, status)
         except CityFedError as error:
             _LOG.info("run %s was not started again: %s", name, error.code)

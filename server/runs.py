@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,12 +30,13 @@ from server.home import AuthorityHome
 from shared.codec import Record, dump_json, load_json
 from shared.errors import ConfigError
 from shared.identity import Signed
-from shared.private_files import make_private_folder, replace_private_file
+from shared.private_files import lock_file, make_private_folder, replace_private_file
 from shared.supervise import ProgramStatus, is_alive
 
 State = Literal["submitted", "running", "completed", "failed"]
 _FINISHED: Final = frozenset({"completed", "failed"})
 _SUBMITTED: Final = "run.json"
+_CLAIM: Final = "lock"
 _STATUS: Final = "status.json"
 
 INTERRUPTED: Final = "run-interrupted"
@@ -137,6 +139,33 @@ class RunFolder:
     def stop(self) -> Path:
         """File that tells a run that its end is final."""
         return self.path / "stop"
+
+    @contextlib.contextmanager
+    def conducting(self) -> Iterator[None]:
+        """Be the one process that conducts the run; the claim ends with the process.
+
+        Raises:
+            ConfigError: ``run-active``: another process conducts it, and nothing of the run was touched.
+            OSError: when the folder cannot be written.
+        """
+        claim = lock_file(self.path / _CLAIM)
+        if claim is None:
+            raise ConfigError("run-active", f"Another process conducts the run of {self.path}.")
+        try:
+            yield
+        finally:
+            os.close(claim)
+
+    def is_conducted(self) -> bool:
+        """Return whether a process conducts the run, whatever the status says.
+
+        Raises:
+            OSError: when the folder cannot be written.
+        """
+        claim = lock_file(self.path / _CLAIM)
+        if claim is not None:
+            os.close(claim)
+        return claim is None
 
     def submit(self, submitted: Submitted, *, process: ProgramStatus, now: dt.datetime) -> None:
         """Write down what is submitted; only the last of the files makes it a run.

@@ -64,20 +64,22 @@ def conduct(home: AuthorityHome, run: str, carrier_of: CarrierOf) -> None:
         carrier_of: how invitations travel.
 
     Raises:
+        ConfigError: ``run-active``: another process conducts it; what that has written down stays.
         CityFedError: why the run failed, or does not go on for now.
     """
     folder = RunFolder(home.runs / run)
     log_json(file=folder.log)
-    progress = Progress(folder)
-    try:
-        _conduct(home, folder, progress, carrier_of)
-    except BaseException as error:
-        if folder.stop.exists():
-            progress.fail(_stopped())
-        elif isinstance(error, CityFedError):
-            (progress.fail if _ends_run(folder, error) else progress.interrupt)(error)
-        raise
-    progress.change(state="completed", phase="")
+    with folder.conducting():
+        progress = Progress(folder)
+        try:
+            _conduct(home, folder, progress, carrier_of)
+        except BaseException as error:
+            if folder.stop.exists():
+                progress.fail(_stopped())
+            elif isinstance(error, CityFedError):
+                (progress.fail if _ends_run(folder, error) else progress.interrupt)(error)
+            raise
+        progress.change(state="completed", phase="")
 
 
 def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier_of: CarrierOf) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from shared.errors import JournalError
+from shared.private_files import lock_file
 
 FORMAT = 1
 """``user_version`` of the database file."""
@@ -50,12 +50,9 @@ def lock(path: Path) -> int:
         JournalError: ``journal-unwritable``, ``journal-locked``.
     """
     with storage_errors(path):
-        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as cause:
-        os.close(descriptor)
-        raise JournalError("journal-locked", f"The journal {path} is in use by another process.") from cause
+        descriptor = lock_file(path.with_name(path.name + ".lock"))
+    if descriptor is None:
+        raise JournalError("journal-locked", f"The journal {path} is in use by another process.")
     return descriptor
 
 

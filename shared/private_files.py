@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import tempfile
@@ -74,6 +75,24 @@ def replacing_private_file(path: Path) -> Iterator[Path]:
             Path(name).unlink()
         raise
     sync_file(path.parent)  # the rename too
+
+
+def lock_file(path: Path) -> int | None:
+    """Take the exclusive lock of a file, which is made with mode 0600 if it is not there; it ends with this process.
+
+    Returns:
+        The descriptor that holds it, to be closed; None while another process holds it.
+
+    Raises:
+        OSError: if the file cannot be made or opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def sync_file(path: Path) -> None:

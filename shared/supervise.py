@@ -7,7 +7,6 @@ supervisor only and everything that a process started ends with it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -22,7 +21,7 @@ import msgspec
 from shared.codec import Record, load_json
 from shared.errors import CityFedError, SetupError
 from shared.logs import put_aside
-from shared.private_files import make_private_folder, replace_private_file
+from shared.private_files import lock_file, make_private_folder, replace_private_file
 
 _LOG = logging.getLogger(__name__)
 
@@ -322,12 +321,10 @@ def stop_on_signals(stopped: threading.Event) -> None:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; it ends with this process."""
-    descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = lock_file(folder / _LOCK_FILE)
+    if descriptor is None:
+        raise SetupError("already-running", f"The processes of {folder} are already on.")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as cause:
-        raise SetupError("already-running", f"The processes of {folder} are already on.") from cause
-    else:
         yield
     finally:
         os.close(descriptor)

@@ -107,6 +107,15 @@ def test_a_run_that_finishes_rounds_is_never_given_up(authority: Authority) -> N
     assert len(authority.started) == 2 * MOST_STARTS
 
 
+def test_a_run_that_a_process_conducts_is_not_started_again_whatever_its_status_says(authority: Authority) -> None:
+    assert authority.folder.status().code == "run-interrupted"
+    with authority.folder.conducting():
+        authority.until(60.0)
+        assert authority.started == []
+    authority.until(120.0)
+    assert authority.started
+
+
 @pytest.mark.parametrize("fault", [SetupError("superlink-unreachable", "Away."), OSError("No descriptor is left.")])
 def test_a_run_waits_for_a_superlink_and_a_machine_that_come_back(authority: Authority, fault: Exception) -> None:
     authority.fault = fault

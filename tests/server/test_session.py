@@ -14,7 +14,7 @@ from server.audit import OWNER, department_receipts
 from server.config import load_server, split_address
 from server.grid import GridTransport
 from server.home import AuthorityHome
-from server.runs import RunFolder
+from server.runs import RunFolder, RunStatus
 from server.session import PASSING, conduct
 from server.submit import stop_run
 from shared.errors import CityFedError, ConfigError, RoundAbortedError, SetupError
@@ -87,6 +87,27 @@ def test_the_authoritys_journal_can_be_looked_at_while_a_run_begins(home: Author
         assert list(department_receipts(home.journal)) == []
     with Journal.read(home.journal, owner=OWNER):
         assert conducted(home, submitted(home), "comes-so-far") == "comes-so-far"
+
+
+def test_a_run_that_is_conducted_is_left_as_it_is_by_a_second_process(home: AuthorityHome) -> None:
+    """A submission that dies once Flower has the run looks like one that has to be made again."""
+    folder = submitted(home)
+    seen: list[RunStatus] = []
+
+    def first(nodes: Mapping[DepartmentId, int]) -> GridTransport:
+        seen.append(folder.status())
+        with pytest.raises(ConfigError) as caught:
+            conduct(home, folder.path.name, failing("never-comes-so-far"))
+        assert caught.value.code == "run-active"
+        seen.append(folder.status())
+        return failing("something-else")(nodes)
+
+    with pytest.raises(SetupError):
+        conduct(home, folder.path.name, first)
+    assert seen[0] == seen[1]
+    assert (seen[0].state, folder.status().code) == ("running", "something-else")
+    with pytest.raises(SetupError):
+        conduct(home, folder.path.name, failing("comes-so-far"))
 
 
 # --- stopped ----------------------------------------------------------------------------------------------------
