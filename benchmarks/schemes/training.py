@@ -20,10 +20,10 @@ from schemes.report import processor
 from torch import Tensor, nn
 
 from clients.training.clipping import Clip, trained_parameters
-from clients.training.engines import BOOKKEEPING
+from clients.training.engines import BOOKKEEPING, HEAD
 from shared.plan import ModelSpec
 from shared.tasks.device import resolve_device
-from shared.tasks.text import Prepared, build, per_unit_loss
+from shared.tasks.text import HeadClassifier, Prepared, build, per_unit_loss
 
 CLIP = 0.1
 LORA_RANK = 8
@@ -123,8 +123,9 @@ def non_private(model: nn.Module, batch: Prepared) -> Iterator[Pass]:
 
 @contextmanager
 def bookkeeping(model: nn.Module, batch: Prepared) -> Iterator[Pass]:
-    """Our engine, up to the clipped sum in integers."""
-    with BOOKKEEPING.attach(model) as clipped_sum:
+    """Our engine for the model, up to the clipped sum in integers."""
+    engine = HEAD if isinstance(model, HeadClassifier) else BOOKKEEPING
+    with engine.attach(model) as clipped_sum:
         yield lambda: clipped_sum(batch, per_unit_loss, Clip(CLIP))
 
 

@@ -1,16 +1,19 @@
 """Clipping, and the exact sum over a logical batch.
 
 An engine (:mod:`clients.training.engines`) clips each unit's gradient over all parameters to C (1 - 2^-6) and gives
-the sum of a micro-batch in integer steps of 2^-30 C: Opacus adds each unit's own integers, book-keeping adds in float32
-and rounds the part's sum. Here those sums are added in int64, so that nothing depends on their order, and rounded once
-to the grid of 2^-20 C on which the noise lives. C is charged; the margin of 2^-6 C pays for
+the sum of a micro-batch in integer steps of 2^-30 C. Here those sums are added in int64, so that nothing depends on
+their order, and rounded once to the grid of 2^-20 C on which the noise lives. C is charged; the margin of 2^-6 C pays
+for
 
 - the two roundings, of the sum with and the sum without a unit: at most sqrt(d) 2^-20 C, 0.0031 C for the 10.6
   million parameters of all encoder layers, and never more than half the margin (:data:`MAX_PARAMETERS`);
-- float32: norms and factors, a few 2^-24 of themselves for each unit, and in book-keeping the sum of a part. Of n units
-  with one row each that sum is off by at most n^2 2^-24 C, in whatever order it is added. Proven is hence that a batch
-  of up to 256 units in one part stays within the other half of the margin. Beyond, roundings go either way and nearly
-  cancel, which is measured and not proven; :data:`MOST_AT_ONCE` keeps parts where it was measured.
+- the last bits of a unit's own norm and factor, a few 2^-24 of themselves in float32.
+
+That is all where a unit's integers are a function of that unit and the model alone: with the engine of heads for any
+micro-batch, with the others for micro-batches of one unit. In larger ones float32 lets units touch: forward passes
+give other last bits in other company, and book-keeping's sum of n units with one row each is off by at most
+n^2 2^-24 C. With ordinary models this nearly cancels, which is measured and not proven; a model that is made for it
+breaks the bound (privacy 3).
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from clients.training.clipping import MAX_PARAMETERS, SUM_BITS, Clip, ClippedSum, Loss, trained_parameters
-from clients.training.engines import CANDIDATES, Engine
+from clients.training.engines import CANDIDATES, HEAD, Engine
 from shared.errors import ConfigError
-from shared.tasks.text import Prepared, export_vector, load_vector
+from shared.tasks.text import Prepared, export_vector, load_vector, per_unit_loss
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -57,6 +57,30 @@ def choose_engine(model: nn.Module, batch: Prepared, loss: Loss, requested: str 
             return engine
         _check_engine(last, model, batch, loss, alone)
         return last
+
+
+def checked_head(model: nn.Module, batch: Prepared) -> Engine:
+    """Return the engine of heads, once it agrees with single units, and together they are their sum bit for bit.
+
+    Args:
+        model: a head on fixed features.
+        batch: synthetic units, at least two.
+
+    Raises:
+        ConfigError: ``nothing-trainable``, ``too-many-parameters``, ``layer-in-eval-mode``, ``units-coupled``.
+    """
+    check_model(model)
+    total: Tensor | int = 0
+    with _perturbed(model), HEAD.attach(model) as clipped_sum:
+        units = [batch.take(np.array([index])) for index in range(batch.units)]
+        alone = [_gradient_alone(model, unit, per_unit_loss) for unit in units]
+        clip = Clip(max(float(np.median([float(torch.linalg.vector_norm(one)) for one in alone])), TOLERANCE))
+        for unit, gradient in zip(units, alone, strict=True):
+            _compare(_sum(clipped_sum, unit, per_unit_loss, clip), _clipped(gradient, clip), clip)
+            total = total + clipped_sum(unit, per_unit_loss, clip)
+        if not torch.equal(clipped_sum(batch, per_unit_loss, clip), torch.as_tensor(total)):
+            raise ConfigError("units-coupled", "A unit's gradient differs between a batch and the unit alone.")
+    return HEAD
 
 
 def check_model(model: nn.Module) -> None:

@@ -20,7 +20,7 @@ from clients.training.clipping import GRID_BITS, MOST_AT_ONCE, Clip, ClippedSum,
 from clients.training.engines import Engine
 from clients.training.extras import release_extras
 from clients.training.noise import RandomSource, StepStream
-from clients.training.preflight import choose_engine, synthetic_units
+from clients.training.preflight import checked_head, choose_engine, synthetic_units
 from clients.training.sampling import poisson_sample
 from shared.errors import ConfigError, ProtocolError
 from shared.identity import DepartmentId
@@ -63,7 +63,7 @@ class DpUpdate:
     Attributes:
         delta: shape (layout.size,), float32, read-only.
         steps: noisy steps that were executed.
-        engine: what computed the clipped sums, ``bookkeeping`` or ``opacus``.
+        engine: what computed the clipped sums, ``head``, ``bookkeeping`` or ``opacus``.
     """
 
     delta: Vector
@@ -92,7 +92,7 @@ class Trainer:
 
     Attributes:
         settings: the plan's numbers.
-        flags: device, micro-batch size and engine; they change speed only.
+        flags: device, micro-batch size and engine.
         model: holds whatever the last round left; every round loads its own parameters.
         engine: what computes the clipped sums.
     """
@@ -156,7 +156,8 @@ class Trainer:
             ConfigError: ``optimizer-momentum``.
 
         Guarantees:
-            - Adding or removing one unit changes the sum of a step by at most the clip.
+            - Adding or removing one unit changes the sum of a step by at most the clip, whatever ``parameters`` are,
+              where units go through the model one by one: heads always, encoder layers with ``physical_batch_size`` 1.
             - No divisor, step count or noise scale depends on how many units there are.
 
         Source: privacy 2 and 3; Abadi et al. 2016, Algorithm 1, with a public denominator.
@@ -197,7 +198,7 @@ class Trainer:
             ModelError: a vector that does not fit.
 
         Guarantees:
-            Adding or removing one unit changes the sum by at most the clip.
+            Adding or removing one unit changes the sum by at most the clip; as for :meth:`train`.
         """
         with self._attached(parameters) as clipped_sum:
             return self._sum(clipped_sum, data, stream)
@@ -218,14 +219,12 @@ class Trainer:
         load_vector(self.model, parameters)
         units = data.to(next(self.model.parameters()).device)
         with one_thread(when=self.settings.model.trainable == "head"):
-            return release_extras(
-                self.model, units, self.settings.extras, source=source, physical_batch_size=self._at_once
-            )
+            return release_extras(self.model, units, self.settings.extras, source=source)
 
     @property
     def _at_once(self) -> int:
         """Most records in one pass."""
-        # A head's records are short vectors, and all that one part may have go through it at once.
+        # A head's records are short vectors, each by itself however many go through it at once.
         return MOST_AT_ONCE if self.settings.model.trainable == "head" else self.flags.physical_batch_size
 
     @contextmanager
@@ -279,7 +278,11 @@ def _checked_engine(
     kind = (type(model), settings.model, settings.layout, weights_dir, units.owners is None)
     key = (*kind, str(units.inputs[0].device), flags.engine)
     if key not in _CHECKED:
-        _CHECKED[key] = choose_engine(model, synthetic_units(units), per_unit_loss, flags.engine)
+        synthetic = synthetic_units(units)
+        if settings.model.trainable == "head":
+            _CHECKED[key] = checked_head(model, synthetic)
+        else:
+            _CHECKED[key] = choose_engine(model, synthetic, per_unit_loss, flags.engine)
     return _CHECKED[key]
 
 

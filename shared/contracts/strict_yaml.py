@@ -33,6 +33,7 @@ def load_yaml(text: str) -> Tree:
         depth = 0
         for event in yaml.parse(text, Loader=yaml.BaseLoader):
             _refuse_references(event)
+            _refuse_surrogates(event)
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise ValueError(f"it is nested more than {MAX_DEPTH} deep{_line(event.start_mark)}")
@@ -43,6 +44,12 @@ def load_yaml(text: str) -> Tree:
     except yaml.YAMLError as cause:
         raise ValueError("it is no YAML text") from cause
     return None if node is None else _tree(node)
+
+
+def _refuse_surrogates(event: yaml.Event) -> None:
+    """Refuse half a character, which an escape can write and no UTF-8 text can hold."""
+    if isinstance(event, yaml.ScalarEvent) and any("\ud800" <= character <= "\udfff" for character in event.value):
+        raise ValueError(f"an escape stands for half a character{_line(event.start_mark)}")
 
 
 def _refuse_references(event: yaml.Event) -> None:

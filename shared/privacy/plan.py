@@ -102,12 +102,17 @@ def full_noise(privacy: PrivacyParams) -> PrivacyParams:
 
 
 class PerformanceFlags(Record, frozen=True, kw_only=True):
-    """Settings that change speed and must not change privacy.
+    """Settings of this machine.
 
-    ``engine`` is the way to clipped sums: ``auto`` takes book-keeping where it knows every trained layer and agrees
-    with single units, else Opacus; a name allows that engine only.
+    ``engine`` is the way to clipped sums of encoder layers: ``auto`` takes book-keeping where it knows every trained
+    layer and agrees with single units, else Opacus; a name allows that engine only. Heads have an engine of their own.
+
+    ``physical_batch_size`` is how many records go through trained encoder layers together. With 1 what a unit adds to
+    a sum depends on that unit and the model alone. With more training is faster, and in float32 the last bits of a
+    unit's gradient depend on who else is there: a coordinator that crafts a model for it can enlarge that beyond
+    the clip (privacy 3).
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    physical_batch_size: int = 256
+    physical_batch_size: int = 1
     engine: Literal["auto", "opacus", "bookkeeping"] = "auto"

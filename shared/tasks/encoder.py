@@ -21,9 +21,8 @@ from transformers import BertConfig, BertModel
 
 from shared.errors import ModelError
 from shared.plan import ModelSpec
+from shared.tasks.device import one_thread
 from shared.tasks.encoder_files import EncoderConfig, pad, read_base_file, read_config, tokenize
-
-ENCODE_BATCH = 64
 
 UNUSED_TENSORS = ("pooler.", "embeddings.position_ids")
 """Prefixes of tensors in published weights that a mean-pooled encoder does not have."""
@@ -97,7 +96,11 @@ def load_encoder(spec: ModelSpec, weights_dir: Path, *, trainable_layers: int = 
 
 
 def encode_texts(spec: ModelSpec, texts: Sequence[str], weights_dir: Path, device: torch.device) -> NDArray[np.float32]:
-    """Return the frozen encoder's features, shape (n, hidden_size), computed in batches of similar length.
+    """Return the frozen encoder's features, shape (n, hidden_size).
+
+    Guarantees:
+        A text's features are a function of that text and the weights alone, bit for bit: it goes through the encoder
+        by itself. In a batch the last bits depend on the longest text and on how many there are.
 
     Raises:
         SetupError: ``base-weights-missing``.
@@ -107,12 +110,10 @@ def encode_texts(spec: ModelSpec, texts: Sequence[str], weights_dir: Path, devic
     encoder = load_encoder(spec, weights_dir).to(device).eval()
     config = read_config(weights_dir)
     rows = tokenize(spec, texts, weights_dir)
-    order = np.argsort([row.size for row in rows], kind="stable")
     features = np.empty((len(rows), config.hidden_size), dtype=np.float32)
-    for start in range(0, len(rows), ENCODE_BATCH):
-        chunk = order[start : start + ENCODE_BATCH]
-        ids, mask = pad([rows[index] for index in chunk], config.pad_token_id)
-        with torch.inference_mode():
-            vectors = encoder(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
-        features[chunk] = vectors.cpu().numpy()
+    with one_thread(when=True), torch.inference_mode():  # one text is too little work for several
+        for number, row in enumerate(rows):
+            ids, mask = pad([row], config.pad_token_id)
+            vector = encoder(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
+            features[number] = vector.cpu().numpy()[0]
     return features

@@ -54,8 +54,8 @@ def _bucket(word: str) -> tuple[int, int]:
 
 
 def feature_key(text: str, *, weights_sha256: str, max_tokens: int) -> bytes:
-    """Return the key of a text's features: they depend on the weights and on where the text is cut."""
-    return sha256(b"feature", weights_sha256.encode(), str(max_tokens).encode(), text.encode())
+    """Return the key of a text's features, which depend on the weights, on where it is cut and on no other text."""
+    return sha256(b"feature-alone", weights_sha256.encode(), str(max_tokens).encode(), text.encode())
 
 
 class FeatureCache:

@@ -112,6 +112,27 @@ class HeadClassifier(nn.Module):
         return logits.squeeze(-1)
 
 
+def head_logits(model: HeadClassifier, features: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what a head multiplies its parameters with, and its logits, row by row in float64.
+
+    Args:
+        model: a head on features of shape (batch, width).
+        features: shape (batch, width).
+
+    Returns:
+        Inputs of shape (batch, width + 1), the last one the bias' 1, and logits of shape (batch,).
+
+    Guarantees:
+        A row's values are a function of that row and the parameters alone, bit for bit; in a product of matrices they
+        depend on how many rows there are.
+    """
+    rows = FEATURE_LENGTH * features.detach().cpu().numpy().astype(np.float64)
+    inputs = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+    parameters = [value.detach().cpu().numpy().astype(np.float64).reshape(-1) for value in model.parameters()]
+    with np.errstate(over="ignore", invalid="ignore"):
+        return inputs, (inputs * np.concatenate(parameters)).sum(axis=1)
+
+
 class EncoderClassifier(nn.Module):
     """An encoder with some trained layers or adapters and a zero-initialised linear head."""
 
@@ -212,7 +233,7 @@ def prepare(
 ) -> Prepared:
     """Turn texts into what the model takes.
 
-    Every unit is prepared by itself: nothing is fitted on the texts.
+    Every unit is prepared by itself: nothing is fitted on the texts, and no text goes through the encoder with another.
 
     Args:
         spec: the plan's model.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients.training.clipping import Clip, summed_gradient, trained_parameters
-from clients.training.engines import BOOKKEEPING
+from clients.training.engines import HEAD
 from clients.training.noise import RandomSource
 from clients.training.train import noised_mean
 from shared.codec import Record
@@ -70,7 +70,7 @@ def demonstrate_inversion(privacy: PrivacyParams, *, source: RandomSource) -> In
     records, model = _records(), build(_MODEL, None, torch.device("cpu"))
     features = records.inputs[0][0].numpy()
     protected = []
-    with BOOKKEEPING.attach(model) as clipped_sum:
+    with HEAD.attach(model) as clipped_sum:
         total = summed_gradient(
             clipped_sum, records, size=BUCKETS + 1, clip=clip, physical_batch_size=RECORDS, loss=per_unit_loss
         )

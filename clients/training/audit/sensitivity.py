@@ -16,8 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from clients.training.clipping import GRID_BITS, Clip, ClippedSum, Loss, summed_gradient, trained_parameters
-from clients.training.engines import CANDIDATES, Engine
+from clients.training.clipping import (
+    GRID_BITS,
+    MOST_AT_ONCE,
+    Clip,
+    ClippedSum,
+    Loss,
+    summed_gradient,
+    trained_parameters,
+)
+from clients.training.engines import CANDIDATES, HEAD, Engine
 from shared.codec import Record
 from shared.parameters import Layout
 from shared.plan import ModelSpec
@@ -99,13 +107,17 @@ def measure_sensitivity(
     _leave_start(model)
     units = made_up_units(layout_of(spec, weights_dir), spec).to(device)
     taken = tuple(range(UNITS)) if spec.trainable == "head" else SHORTEST_AND_LONGEST
-    engine = next(engine for engine in CANDIDATES[flags.engine] if all(map(engine.knows, _trained_layers(model))))
+    allowed = CANDIDATES[flags.engine]
+    if spec.trainable == "head" and loss is per_unit_loss:
+        allowed = (HEAD,)
+    engine = next(engine for engine in allowed if all(map(engine.knows, _trained_layers(model))))
     with one_thread(when=True):  # small batches: other threads would cost more than they bring
         lengths = [_length(model, units.take(np.array([unit])), loss) for unit in taken]
         typical = max(float(np.median(lengths)), SMALLEST_LENGTH)
         norms = [privacy.max_grad_norm, *(share * typical for share in CLIP_SHARES)]
         clips = [Clip(norm, privacy.clipping) for norm in norms]
-        return _measure(model, engine, units, taken=taken, clips=clips, flags=flags, loss=loss)
+        at_once = MOST_AT_ONCE if spec.trainable == "head" else flags.physical_batch_size
+        return _measure(model, engine, units, taken=taken, clips=clips, at_once=at_once, loss=loss)
 
 
 def made_up_units(layout: Layout, spec: ModelSpec) -> Prepared:
@@ -130,7 +142,7 @@ def _measure(
     *,
     taken: tuple[int, ...],
     clips: list[Clip],
-    flags: PerformanceFlags,
+    at_once: int,
     loss: Loss,
 ) -> Sensitivity:
     """Take each unit away under each clip and keep the worst."""
@@ -144,7 +156,7 @@ def _measure(
             units.take(chosen),
             size=size,
             clip=clip,
-            physical_batch_size=flags.physical_batch_size,
+            physical_batch_size=at_once,
             loss=loss,
         )
 

@@ -1,8 +1,8 @@
-"""Engines: two ways to the sum of clipped per-unit gradients, behind one interface (privacy 2).
+"""Engines: ways to the sum of clipped per-unit gradients, behind one interface (privacy 2).
 
-``bookkeeping`` never forms a per-unit gradient and is the faster one; ``opacus`` knows more layers. Which one
-trains changes speed and memory, never the guarantee: both clip to the same norm over the same parameters, and the
-preflight (:mod:`clients.training.preflight`) holds each of them against a loop over single units.
+``head`` trains heads on fixed features, in closed form. For encoder layers ``bookkeeping`` never forms a per-unit
+gradient and is the faster one; ``opacus`` knows more layers. All clip to the same norm over the same parameters, and
+the preflight (:mod:`clients.training.preflight`) holds each of them against a loop over single units.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Literal
 from torch import nn
 
 from clients.training.clipping import ClippedSum
-from clients.training.engines import bookkeeping, opacus
+from clients.training.engines import bookkeeping, head, opacus
 
-EngineName = Literal["opacus", "bookkeeping"]
+EngineName = Literal["head", "opacus", "bookkeeping"]
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,11 @@ class Engine:
 
 BOOKKEEPING = Engine("bookkeeping", bookkeeping.knows, bookkeeping.attach)
 OPACUS = Engine("opacus", opacus.knows, opacus.attach)
+HEAD = Engine("head", head.knows, head.attach)
 
 CANDIDATES: dict[str, tuple[Engine, ...]] = {
     "auto": (BOOKKEEPING, OPACUS),
     "bookkeeping": (BOOKKEEPING,),
     "opacus": (OPACUS,),
 }
-"""The engines that a setting allows, in the order in which they are tried."""
+"""The engines for encoder layers that a setting allows, in the order in which they are tried."""

@@ -114,7 +114,7 @@ def test_every_exported_tensor_changes(weights: Path, full: ModelSpec, kind: str
 
 
 def test_the_engine_changes_nothing_but_speed(weights: Path, full: ModelSpec) -> None:
-    for spec in (HASHED, full, lora_of(full)):
+    for spec in (full, lora_of(full)):
         chosen = settings(model=spec, weights=weights, steps=4)
         start = initial_parameters(spec, weights)
         updates = {
@@ -275,7 +275,7 @@ def test_steps_are_announced_before_they_draw() -> None:
 
 def test_an_update_is_read_only_and_prints_no_values() -> None:
     update = train(settings(), UnsafeSeededSource(14))
-    assert repr(update) == "DpUpdate(257 coordinates, 5 steps, bookkeeping)"
+    assert repr(update) == "DpUpdate(257 coordinates, 5 steps, head)"
     assert update.delta.dtype == np.float32
     with pytest.raises(ValueError):
         update.delta[0] = 0

@@ -91,6 +91,7 @@ def test_an_unknown_packaged_contract_is_refused(name: str) -> None:
         ("domain: transport", "domain: *d", "contract-syntax", "aliases"),
         ("domain: transport", "domain: transport\ndomain: health", "contract-syntax", "`domain` stands twice"),
         ("schema:", "schema: [[", "contract-syntax", "line"),
+        ("domain: transport", 'domain: "\\ud800"', "contract-syntax", "half a character in line"),
         ("name: request\n", "name: description\n", "contract-content", "stands only once"),
         ("value: label", "value: feature", "contract-content", "one feature and one label"),
         ("value: label", "value: secret", "contract-content", "secret"),

@@ -62,7 +62,7 @@ def test_no_unit_moves_a_step_by_more_than_the_clip(
     found = measure_sensitivity(spec, privacy(clipping), weights_dir=weights, flags=flags(engine, 3))
     assert found.bounded
     assert found.uncoupled
-    assert found.engine == engine
+    assert found.engine == ("head" if part in {("head",), ("hashed",)} else engine)
     assert found.move > 0.9, "units that hardly move a step would prove nothing"
 
 
