@@ -59,12 +59,12 @@ def predict(
 ) -> None:
     """Score texts with an installed model; prints the rows with a `score` column."""
     from clients.models import predict as predict_file
+    from shared.private_files import replace_private_file
 
     now = dt.datetime.now(dt.UTC)
-
     if out is None:
         predict_file(config, file, run=run_id, columns=columns or (), out=sys.stdout, now=now)
         return
     scored = io.StringIO(newline="")
     predict_file(config, file, run=run_id, columns=columns or (), out=scored, now=now)
-    out.write_text(scored.getvalue(), "utf-8", newline="")
+    replace_private_file(out, scored.getvalue().encode())  # the rows themselves are in it

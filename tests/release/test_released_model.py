@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from clients.commands.model import predict as predict_command
 from clients.models import predict
 from clients.plans import refuse_plan
 from clients.shelf import fetch_released
@@ -86,6 +87,18 @@ def test_a_fetched_model_scores_a_table_by_the_bound_columns_and_lines_of_text(
     assert scores == [row["score"] for row in found[lines]]
     assert all(0 <= float(score) <= 1 for score in scores)
     assert len(set(scores)) == 2
+
+
+def test_scored_rows_are_a_file_that_nobody_else_can_read(finished: Finished, tmp_path: Path) -> None:
+    """It holds the rows, whatever mode an earlier file of its name had."""
+    finished.fetch()
+    table, out = tmp_path / "new.csv", tmp_path / "scores.csv"
+    table.write_text("id,narrative\n" + "".join(f'{at},"{text}"\n' for at, text in enumerate(TEXTS)))
+    out.touch(mode=0o644)
+    predict_command(finished.config, table, out=out)
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert list(csv.DictReader(io.StringIO(out.read_bytes().decode()))) == predicted(finished, table)
+    assert [path.name for path in tmp_path.glob(".scores*")] == []
 
 
 def test_what_was_changed_after_it_was_installed_is_not_used(finished: Finished, tmp_path: Path) -> None:
