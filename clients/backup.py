@@ -11,13 +11,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from clients.binding import declaration_path
 from clients.config import ClientConfig, load_config, read_file
 from clients.enrol import CITY_FILE
 from clients.models import MODELS
+from clients.outbox import Waiting, decisions_beside
 from shared.codec import Record, dump_json, load_json
 from shared.errors import ConfigError
 from shared.journal import Journal
@@ -58,7 +59,7 @@ def make_backup(config_path: Path, out: Path, *, keys: bool, now: dt.datetime) -
 
     Raises:
         ConfigError: ``backup-exists``; the configuration is not in order.
-        JournalError: the journal does not verify, or cannot be copied.
+        JournalError: the journal does not verify, or cannot be copied; ``decision-malformed``.
         SetupError: ``home-not-writable``.
     """
     config, home = load_config(config_path), config_path.parent
@@ -66,12 +67,17 @@ def make_backup(config_path: Path, out: Path, *, keys: bool, now: dt.datetime) -
         raise ConfigError("backup-exists", f"{out} exists; a backup is never overwritten.")
     make_private_folder(out / FILES)
     with Journal.read(home / config.journal, owner=config.department) as journal:
-        journal.copy_to(out / JOURNAL)
+
+        def copy() -> None:
+            (out / JOURNAL).unlink(missing_ok=True)
+            journal.copy_to(out / JOURNAL)
+
+        waiting = decisions_beside(home / config.outbox, copy)
     with Journal.read(out / JOURNAL, owner=config.department) as copied:
         sequence = copied.head.sequence
     files: dict[str, str] = {}
-    for path in _files(config_path, config, keys=keys):
-        name, content = path.relative_to(home).as_posix(), path.read_bytes()
+    for path, content in _files(config_path, config, waiting, keys=keys):
+        name = path.relative_to(home).as_posix()
         make_private_folder((out / FILES / name).parent)
         write_private_file(out / FILES / name, content)
         files[name] = file_digest(content)
@@ -99,15 +105,25 @@ def key_files(config: ClientConfig) -> tuple[str, ...]:
     return (config.identity, config.tls_key, config.node_key)
 
 
-def _files(config_path: Path, config: ClientConfig, *, keys: bool) -> Iterator[Path]:
-    """Yield the files of a home that a restored one needs; what lies elsewhere is not this department's to copy."""
+def _files(
+    config_path: Path, config: ClientConfig, waiting: Sequence[Waiting], *, keys: bool
+) -> Iterator[tuple[Path, bytes]]:
+    """Yield the files that a restored home needs; what lies elsewhere is not this department's to copy."""
     home = config_path.parent
     names = [config_path.name, CITY_FILE, config.policy, config.policy_signature, config.binding]
     names += [config.city_ca, config.tls_certificate, declaration_path(Path(config.binding)).as_posix()]
     names += key_files(config) if keys else ()
     found = [home / name for name in names]
-    for folder, pattern in ((config.plans, "*.plan"), (config.outbox, "*.decision"), (MODELS, "*/*")):
+    for folder, pattern in ((config.plans, "*.plan"), (MODELS, "*/*")):
         found += sorted((home / folder).glob(pattern))
     for path in found:
-        if path.is_file() and path.resolve().is_relative_to(home.resolve()):
-            yield path
+        if path.is_file() and _is_inside(path, home):
+            yield path, path.read_bytes()
+    for item in waiting:  # not read again: the node may have taken it over since
+        if _is_inside(item.path, home):
+            yield item.path, item.content
+
+
+def _is_inside(path: Path, home: Path) -> bool:
+    """Whether a file lies in the home itself, wherever links lead."""
+    return path.resolve().is_relative_to(home.resolve())

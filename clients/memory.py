@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from clients.outbox import leave_decision, read_decisions
+from clients.outbox import decisions_beside, leave_decision, read_decisions
 from clients.records import (
     Approved,
     EpochOpened,
@@ -86,12 +86,11 @@ class Memory:
         self.refusals: dict[bytes, set[str]] = {}
         self.roster: Roster | None = None
         self.keys: dict[DepartmentId, bytes] = {}
-        for entry in journal.entries():
-            record_type = _RECORDS.get(entry.kind)
-            if record_type is not None:
-                self._apply(decode(entry.body, record_type, error=JournalError))
-
-        for waiting in read_decisions(outbox) if outbox else ():
+        self._folded = 0  # the last position that is in all that
+        if outbox is None:
+            self._fold()
+            return
+        for waiting in decisions_beside(outbox, self._fold):
             if not self._is_outdated(waiting.body):
                 self._apply(waiting.body)
 
@@ -180,6 +179,14 @@ class Memory:
     def refused_by(self, digest: bytes) -> tuple[str, ...]:
         """Return the people whose refusal of a plan stands."""
         return tuple(sorted(self.refusals.get(digest, ())))
+
+    def _fold(self) -> None:
+        """Fold what the journal has and was not read yet."""
+        for entry in self.journal.entries(after=self._folded):
+            record_type = _RECORDS.get(entry.kind)
+            if record_type is not None:
+                self._apply(decode(entry.body, record_type, error=JournalError))
+            self._folded = entry.sequence
 
     def _apply(self, body: Record) -> None:
         """Fold one record into the state."""

@@ -1,13 +1,14 @@
 """Decisions that people take while a node holds the journal: one file each, which the node takes over (R10).
 
-The node appends them to its journal before it answers the next request, in the order in which they were left. The
-folder lies in the department's home and is as private as the journal; a file that is no decision refuses everything.
+The node appends them to its journal before it answers the next request, in the order in which they were left, and
+removes each file then. The folder lies in the department's home and is as private as the journal; a file that is no
+decision refuses everything.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,10 @@ class _Left(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Waiting:
-    """One decision that waits."""
+    """One decision that waits, and the file that it is."""
 
     path: Path
+    content: bytes
     kind: EntryKind
     body: Record
 
@@ -61,17 +63,42 @@ def leave_decision(folder: Path, kind: EntryKind, body: Record) -> None:
 
 
 def read_decisions(folder: Path) -> Iterator[Waiting]:
-    """Yield the decisions that wait, in order.
+    """Yield the decisions that wait, in order; one that the node takes over meanwhile waits no more.
 
     Raises:
         JournalError: ``decision-malformed``.
     """
     for path in _files(folder):
-        left = decode(path.read_bytes(), _Left, error=JournalError)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        left = decode(content, _Left, error=JournalError)
         kind = next((item for item in _RECORDS if item.value == left.kind), None)
         if kind is None:
             raise JournalError("decision-malformed", f"{path} is no decision that a person can take.")
-        yield Waiting(path, kind, decode(left.body, _RECORDS[kind], error=JournalError))
+        yield Waiting(path, content, kind, decode(left.body, _RECORDS[kind], error=JournalError))
+
+
+def decisions_beside(folder: Path, look: Callable[[], None]) -> tuple[Waiting, ...]:
+    """Look at the journal beside the node that holds it, and return the decisions that it does not have yet.
+
+    Args:
+        folder: where decisions wait.
+        look: takes in what the journal has now. It is called again when the node has taken a decision over meanwhile,
+            which may be too late for what was seen.
+
+    Returns:
+        What waits, in order. The first may be the journal's last entry already, if it was just being taken over.
+
+    Raises:
+        JournalError: ``decision-malformed``.
+    """
+    while True:
+        waiting = tuple(read_decisions(folder))
+        look()
+        if all(item.path.exists() for item in waiting):
+            return waiting
 
 
 def _files(folder: Path) -> list[Path]:
