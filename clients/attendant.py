@@ -160,11 +160,12 @@ class Attendant:
         if self._participant is None or run != self._run:
             self.close()
             department = load_department(self.config_path)
-            journal = self._open.enter_context(open_journal(self.config_path))
-            self._participant = Participant(
-                department, journal=journal, source=self.source(), clock=_now, trainer=self.trainer
-            )
-            self._run = run
+            with ExitStack() as opening:  # what cannot be opened whole is let go of
+                journal = opening.enter_context(open_journal(self.config_path))
+                self._participant = Participant(
+                    department, journal=journal, source=self.source(), clock=_now, trainer=self.trainer
+                )
+                self._run, self._open = run, opening.pop_all()
         return self._participant
 
 

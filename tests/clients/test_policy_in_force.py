@@ -295,6 +295,14 @@ def test_a_policy_that_still_allows_the_plan_lets_the_department_in_again_once_i
     assert node.refused() == ["policy-changed"]
 
 
+def test_a_department_that_cannot_be_opened_holds_no_journal(node: Node) -> None:
+    """Its people need it to find out why."""
+    with open_journal(node.config) as journal:
+        journal.append(EntryKind.ANSWERED, Refused(step="", status="refused", code="", message=""), now=now())
+    assert node.offer() == "unavailable"
+    open_journal(node.config).close()
+
+
 def test_a_declaration_that_nobody_judged_is_not_used(node: Node) -> None:
     assert node.offer() == "AdvertReply"
     check_data(node.city.home("police") / "binding.toml", now=now())
