@@ -6,16 +6,14 @@ import logging
 from pathlib import Path
 
 import httpx
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from clients.config import ClientConfig
+from clients.config import ClientConfig, read_file
 from clients.runner import COMPONENT
-from shared.errors import ConfigError
+from shared.certificates import TlsKey
 from shared.keystore import read_private
 
 _LOG = logging.getLogger(__name__)
@@ -25,17 +23,13 @@ def say_goodbye(home: Path, config: ClientConfig, number: int) -> None:
     """Tell the authority that a SuperNode has ended; one that is not online any more, or nobody to tell, is no harm.
 
     Raises:
-        ConfigError: ``key-file-missing``, ``key-file-open``, ``key-malformed``.
+        ConfigError: ``key-file-missing``, ``key-file-open``, ``key-malformed``, ``file-missing``.
     """
-    try:
-        key = load_ssh_private_key(read_private(home / config.node_key), None)
-    except ValueError:
-        key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError("key-malformed", f"{home / config.node_key} is not an unencrypted P-256 key in OpenSSH form.")
+    path = home / config.node_key
+    key = TlsKey.from_openssh(read_private(path), where=str(path)).private
     signed = NodeAuthHttpInterceptor(key, key.public_key())
     version = RuntimeVersionHttpInterceptor(component_name=COMPONENT)
-    root = (home / config.city_ca).read_bytes()
+    root = read_file(home / config.city_ca)
     try:
         with FleetHttpClient.from_server_address(config.fleet, False, root, [version, signed]) as client:
             client.DeactivateNode(DeactivateNodeRequest(node_id=number))

@@ -27,7 +27,8 @@ def become_supernode(config_path: Path, *, runtime: str, secret: Path) -> NoRetu
         secret: file with what it asks of whoever takes tasks.
 
     Raises:
-        ConfigError: as :func:`clients.config.load_config`; ``key-file-missing``, ``key-file-open``, ``key-malformed``.
+        ConfigError: as :func:`clients.config.load_config`; ``key-file-missing``, ``key-file-open``, ``key-malformed``;
+            ``file-missing``.
     """
     config, home = load_config(config_path), config_path.absolute().parent
     number = last_number(home / SERVICE / "log")

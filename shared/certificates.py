@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_ssh_private_key,
 )
 from cryptography.x509.oid import NameOID
 
@@ -47,13 +49,17 @@ class TlsKey:
         Raises:
             ConfigError: ``key-malformed``.
         """
-        try:
-            private = load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm):
-            private = None
-        if not isinstance(private, ec.EllipticCurvePrivateKey) or not isinstance(private.curve, ec.SECP256R1):
-            raise ConfigError("key-malformed", f"{where} is not an unencrypted P-256 key in PEM.")
-        return cls(private)
+        return cls(_private_p256(load_pem_private_key, pem, f"{where} is not an unencrypted P-256 key in PEM."))
+
+    @classmethod
+    def from_openssh(cls, content: bytes, *, where: str) -> TlsKey:
+        """Load a key from unencrypted OpenSSH format, as :meth:`openssh` returns it.
+
+        Raises:
+            ConfigError: ``key-malformed``.
+        """
+        malformed = f"{where} is not an unencrypted P-256 key in OpenSSH form."
+        return cls(_private_p256(load_ssh_private_key, content, malformed))
 
     def pem(self) -> bytes:
         """Return the private key as PKCS#8 PEM, for the key store only: what TLS libraries read."""
@@ -227,6 +233,17 @@ def check_dates(certificate: x509.Certificate, *, now: dt.datetime, where: str) 
         )
     if now > last:
         raise ProtocolError("certificate-expired", f"{where} expired on {last:%Y-%m-%d %H:%M} UTC: have it renewed.")
+
+
+def _private_p256(load: Callable[[bytes, None], object], content: bytes, malformed: str) -> ec.EllipticCurvePrivateKey:
+    """Decode a private key; what is no P-256 key, or is encrypted, ends with this sentence."""
+    try:
+        private = load(content, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        private = None
+    if not isinstance(private, ec.EllipticCurvePrivateKey) or not isinstance(private.curve, ec.SECP256R1):
+        raise ConfigError("key-malformed", malformed)
+    return private
 
 
 def _p256(key: object) -> ec.EllipticCurvePublicKey:
