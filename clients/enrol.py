@@ -98,7 +98,7 @@ def request_rotation(config_path: Path, *, new_identity: bool) -> Enrolled:
 
     Raises:
         ConfigError: ``rotation-pending``; a file or key is missing or malformed.
-        ProtocolError: ``key-malformed``, ``certificate-malformed``.
+        ProtocolError: ``certificate-malformed``.
     """
     config, home = load_config(config_path), config_path.parent
     if waiting := [path for path in _key_files(home, config) if _next(path).exists()]:

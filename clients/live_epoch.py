@@ -54,8 +54,9 @@ class LiveEpoch:
         """Compute the terms of a round from what this department knows itself.
 
         Raises:
-            ProtocolError: ``phase-wrong``, ``vector-bytes``, ``initial-model``; those of
-                :func:`shared.secagg.terms.round_terms` and of the epoch.
+            ProtocolError: ``phase-wrong``, ``initial-model``; those of :func:`shared.secagg.terms.round_terms` and of
+                the epoch.
+            ModelError: ``vector-bytes``, ``vector-not-finite``.
         """
         epoch = self.epoch
         if isinstance(epoch, SealedEpoch):

@@ -68,7 +68,6 @@ def sign_policy_file(config_path: Path, key_path: Path) -> str:
     Raises:
         ConfigError: ``key-foreign`` for a key that is not the pinned one; the policy or key is not in order;
             ``policy-department`` for another department's policy.
-        ProtocolError: ``key-malformed``.
     """
     config, folder = load_config(config_path), config_path.parent
     owner, text = load_identity(key_path), read_file(folder / config.policy)

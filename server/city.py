@@ -126,8 +126,7 @@ def load_plan_key(home: AuthorityHome) -> IdentityKey:
     """Read the key that signs plans and accounts of rounds.
 
     Raises:
-        ConfigError: as :func:`load_city`; ``key-file-missing``, ``key-file-open``, ``key-foreign``.
-        ProtocolError: ``key-malformed``.
+        ConfigError: as :func:`load_city`; ``key-file-missing``, ``key-file-open``, ``key-malformed``, ``key-foreign``.
     """
     return _own_key(home.plan_key, load_city(home).plan_key)
 
@@ -137,7 +136,6 @@ def load_roster_key(home: AuthorityHome) -> IdentityKey:
 
     Raises:
         ConfigError: as :func:`load_plan_key`.
-        ProtocolError: ``key-malformed``.
     """
     return _own_key(home.roster_key, load_city(home).roster_key)
 

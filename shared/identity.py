@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from typing import Annotated, NewType, TypeVar
+from typing import Annotated, Final, NewType, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -45,6 +45,10 @@ PublicKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 
 
+KEY_BYTES: Final = 32
+"""Length of an identity key, private or public."""
+
+
 class IdentityKey:
     """An Ed25519 signing key; its ``repr`` shows the fingerprint and nothing else."""
 
@@ -62,10 +66,10 @@ class IdentityKey:
         """Load a key from its 32 private bytes.
 
         Raises:
-            ProtocolError: ``key-malformed`` when the length is wrong.
+            ValueError: the length is wrong.
         """
-        if len(raw) != 32:
-            raise ProtocolError("key-malformed", f"An identity key has 32 bytes, this one has {len(raw)}.")
+        if len(raw) != KEY_BYTES:
+            raise ValueError(f"an identity key has {KEY_BYTES} bytes")
         return cls(Ed25519PrivateKey.from_private_bytes(raw))
 
     def private_bytes(self) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shared.errors import ConfigError
-from shared.identity import IdentityKey
+from shared.identity import KEY_BYTES, IdentityKey
 from shared.private_files import write_private_file
 
 CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
@@ -81,7 +81,9 @@ def load_identity(path: Path) -> IdentityKey:
     """Read an Ed25519 key.
 
     Raises:
-        ConfigError: as :func:`find_private`.
-        ProtocolError: ``key-malformed``.
+        ConfigError: as :func:`find_private`; ``key-malformed``.
     """
-    return IdentityKey.from_private_bytes(read_private(path))
+    content = read_private(path)
+    if len(content) != KEY_BYTES:
+        raise ConfigError("key-malformed", f"{path} is not an identity key: one has {KEY_BYTES} bytes.")
+    return IdentityKey.from_private_bytes(content)
