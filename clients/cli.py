@@ -36,7 +36,7 @@ def budget(config: ConfigArgument, *, as_json: JsonOption = False) -> None:
     """Show what was spent, what is reserved, what is left, and what one more run like the last would cost."""
     from clients.explain import budget_lines, budget_status
 
-    status = budget_status(config)
+    status = budget_status(config, now=dt.datetime.now(dt.UTC))
     if as_json:
         print_json(status)
     else:

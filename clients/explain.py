@@ -44,8 +44,12 @@ def declaration_lines(declaration: Declaration) -> list[str]:
     ]
 
 
-def budget_status(config_path: Path) -> BudgetStatus:
+def budget_status(config_path: Path, *, now: dt.datetime) -> BudgetStatus:
     """Ask a department's ledger about the data set that it has bound.
+
+    Args:
+        config_path: this department's ``client.toml``.
+        now: the present time, UTC.
 
     Raises:
         ConfigError: a configuration, policy or binding file is not in order.
@@ -54,8 +58,8 @@ def budget_status(config_path: Path) -> BudgetStatus:
     config = load_config(config_path)
     policy = load_policy(config_path, config)
     declaration = load_declaration(config_path.parent / config.binding)
-    with open_memory(config_path, lambda: dt.datetime.now(dt.UTC)) as memory:
-        ledger = PrivacyLedger(memory.journal, lambda: dt.datetime.now(dt.UTC))
+    with open_memory(config_path, lambda: now) as memory:
+        ledger = PrivacyLedger(memory.journal, lambda: now)
         return ledger.status(declaration.dataset, budgets_of(policy.policy), population=population_of(policy.policy))
 
 

@@ -12,7 +12,7 @@ from clients.desk import open_memory
 from clients.memory import Memory
 from clients.records import KeyApproved
 from shared.codec import Record
-from shared.errors import ConfigError
+from shared.errors import ConfigError, ProtocolError
 from shared.identity import DepartmentId, Roster, fingerprint, read_fingerprints
 from shared.journal import EntryKind
 from shared.roster import KeyState, key_states, open_roster
@@ -35,15 +35,21 @@ class RosterView(Record, frozen=True, kw_only=True):
     missing: tuple[str, ...]
 
 
-def roster_view(config_path: Path, file: Path | None) -> RosterView:
-    """Judge a roster from a file, or the newest one that this node was shown.
+def roster_view(config_path: Path, file: Path | None, *, now: dt.datetime, fetched: Path | None = None) -> RosterView:
+    """Judge a roster.
+
+    Args:
+        config_path: this department's ``client.toml``.
+        file: the roster; None for the newest one that this node was shown.
+        now: the present time, UTC.
+        fetched: where a roster may lie that was fetched before; an older one than that does not count either.
 
     Raises:
         ConfigError: ``file-missing``, ``toml-syntax``, ``toml-content``, ``key-malformed``, ``roster-unknown``.
         ProtocolError: the file is not a roster that counts here; see :func:`shared.roster.open_roster`.
         JournalError: the journal does not verify.
     """
-    with _opened(config_path, file) as (_, roster, pins):
+    with _opened(config_path, file, now=now, fetched=fetched) as (_, roster, pins):
         return RosterView(
             city=roster.city,
             serial=roster.serial,
@@ -62,13 +68,16 @@ def roster_lines(view: RosterView) -> list[str]:
     ]
 
 
-def approve_keys(config_path: Path, words: Sequence[str], file: Path | None) -> tuple[MemberView, ...]:
+def approve_keys(
+    config_path: Path, words: Sequence[str], file: Path | None, *, now: dt.datetime
+) -> tuple[MemberView, ...]:
     """Approve keys of a roster by their fingerprints, durably.
 
     Args:
         config_path: this department's ``client.toml``.
         words: the fingerprints as they were typed, with or without spaces.
         file: the roster that lists the keys; None for the newest one that this node was shown.
+        now: the present time, UTC.
 
     Returns:
         The approved members. A roster from a file counts from now on: nobody can show an older one here.
@@ -80,7 +89,7 @@ def approve_keys(config_path: Path, words: Sequence[str], file: Path | None) -> 
         JournalError: as :func:`roster_view`.
     """
     wanted = read_fingerprints(words)
-    with _opened(config_path, file, remember=True) as (memory, roster, pins):
+    with _opened(config_path, file, now=now, remember=True) as (memory, roster, pins):
         owners = {fingerprint(roster.members[name]): name for name in roster.ordered()}
         for printed in wanted:
             if printed not in owners:
@@ -102,17 +111,26 @@ def _member(roster: Roster, name: DepartmentId, state: KeyState) -> MemberView:
 
 @contextmanager
 def _opened(
-    config_path: Path, file: Path | None, *, remember: bool = False
+    config_path: Path, file: Path | None, *, now: dt.datetime, fetched: Path | None = None, remember: bool = False
 ) -> Iterator[tuple[Memory, Roster, dict[DepartmentId, bytes]]]:
     """Open the journal; yield what it remembers, the roster that is meant, and the keys that count now."""
     trust = load_trust(load_config(config_path))
-    with open_memory(config_path, lambda: dt.datetime.now(dt.UTC)) as memory:
+    with open_memory(config_path, lambda: now) as memory:
         roster = memory.roster
         if file is not None:
+            newest = memory.roster if fetched is None else _later(memory.roster, fetched, trust.roster_key)
             signed = read_signed(file)
-            roster = open_roster(signed, roster_key=trust.roster_key, newest=memory.roster)
+            roster = open_roster(signed, roster_key=trust.roster_key, newest=newest)
             if remember:
                 memory.see_roster(signed, roster)
         if roster is None:
             raise ConfigError("roster-unknown", "No roster was shown to this node yet; name the file of one.")
         yield memory, roster, trust.pins | memory.keys
+
+
+def _later(seen: Roster | None, fetched: Path, roster_key: bytes) -> Roster | None:
+    """Return the later of the roster that was seen and one that was fetched; a file that does not count is none."""
+    try:
+        return open_roster(read_signed(fetched), roster_key=roster_key, newest=seen)
+    except (ConfigError, ProtocolError):
+        return seen

@@ -146,14 +146,16 @@ def fetch_roster(config_path: Path, *, now: dt.datetime) -> RosterView:
 
     Raises:
         ConfigError: as :func:`open_shelf`.
-        ProtocolError: as :meth:`Shelf.fetch`; as :func:`clients.roster.roster_view`, and the file stays as it was.
+        ProtocolError: as :meth:`Shelf.fetch`; as :func:`clients.roster.roster_view`. The file stays as it was then,
+            also where it holds a newer roster than the one that was fetched.
         JournalError: the journal does not verify.
     """
     with open_shelf(config_path, now=now) as shelf:
         data = shelf.signed(Item(kind="roster"))
-    with replacing_private_file(config_path.parent / ROSTER_FILE) as partial:
+    path = config_path.parent / ROSTER_FILE
+    with replacing_private_file(path) as partial:
         partial.write_bytes(data)
-        return roster_view(config_path, partial)
+        return roster_view(config_path, partial, now=now, fetched=path)
 
 
 def fetch_plans(config_path: Path, digest: str = "", *, now: dt.datetime) -> tuple[str, ...]:

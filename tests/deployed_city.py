@@ -117,7 +117,8 @@ def compare_keys(city: DeployedCity) -> None:
     """Let every department approve every member's key by its fingerprint."""
     members = load_members(city.authority).roster.members
     for department in city.names:
-        approve_keys(city.config(department), [fingerprint(key) for key in members.values()], city.authority.roster)
+        printed = [fingerprint(key) for key in members.values()]
+        approve_keys(city.config(department), printed, city.authority.roster, now=now())
 
 
 SMALL_ASK = PlanAsk(

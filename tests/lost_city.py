@@ -116,4 +116,4 @@ def in_full(plan: Plan) -> float:
 
 
 def spent(config: Path) -> float:
-    return budget_status(config).spent_epsilon
+    return budget_status(config, now=now()).spent_epsilon

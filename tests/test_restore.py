@@ -39,8 +39,8 @@ def test_p3_a_backup_from_after_the_last_run_goes_on_with_the_same_figures(lost:
     restored = lost.restore(tmp_path / "home", lost.after)
     assert (restored.charged, restored.closed) == ((), "")
     assert restored.newest <= restored.sequence
-    status = budget_status(tmp_path / "home" / "client.toml")
-    assert status == budget_status(lost.city.config(POLICE))
+    status = budget_status(tmp_path / "home" / "client.toml", now=now())
+    assert status == budget_status(lost.city.config(POLICE), now=now())
     assert 0 < status.spent_epsilon < in_full(lost.plan)
     assert (tmp_path / "home" / "stopped").exists()
 
@@ -96,7 +96,7 @@ def test_p3_a_run_whose_plan_is_not_known_closes_the_ledger(lost: Lost, tmp_path
     restored = lost.restore(tmp_path / "home", lost.after, (*lost.lines, lost.advert(run), lost.head(400, run)))
     assert restored.closed == "restore-plan-unknown"
     config = tmp_path / "home" / "client.toml"
-    status = budget_status(config)
+    status = budget_status(config, now=now())
     assert (status.closed, status.lost, status.left, status.next_fits) == (True, True, 0.0, False)
     with open_journal(config) as journal:
         ledger = PrivacyLedger(journal, now)

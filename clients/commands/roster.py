@@ -26,7 +26,7 @@ def roster_show(
     """Print every member's key by fingerprint and whether it counts here; without a file, of the newest roster seen."""
     from clients.roster import roster_lines, roster_view
 
-    view = roster_view(config, roster)
+    view = roster_view(config, roster, now=dt.datetime.now(dt.UTC))
     if as_json:
         print_json(view)
     else:
@@ -61,7 +61,7 @@ def roster_approve(
     """Approve a member's new or changed key; compare the fingerprint with its owner first, not by way of the roster."""
     from clients.roster import approve_keys
 
-    approved = approve_keys(config, fingerprints, roster)
+    approved = approve_keys(config, fingerprints, roster, now=dt.datetime.now(dt.UTC))
     if as_json:
         print_json(approved)
     else:

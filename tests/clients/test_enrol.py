@@ -20,6 +20,7 @@ from shared.certificates import TlsKey, certified_key, load_certificate, load_tl
 from shared.city import Admission, open_request
 from shared.codec import dump_json
 from shared.identity import IdentityKey, fingerprint
+from shared.journal import EntryKind
 from shared.keystore import load_identity
 from shared.roster import KeyState
 from tests.command_line import Run
@@ -153,7 +154,7 @@ def test_an_admission_is_installed_and_installing_it_again_changes_nothing(autho
     assert (load_tls(config, load_config(config), now=now()), keys_of(config)) == (tls, before)
     with open_journal(config) as journal:
         assert len(list(journal.entries())) == 1
-    assert [item.state for item in roster_view(config, None).members] == [KeyState.APPROVED]
+    assert [item.state for item in roster_view(config, None, now=now()).members] == [KeyState.APPROVED]
 
 
 def test_somebody_elses_admission_is_refused(authority: AuthorityHome, tmp_path: Path) -> None:
@@ -242,7 +243,7 @@ def test_new_keys_are_used_once_the_city_answered(authority: AuthorityHome, memb
     assert sorted(keys_of(member)) == sorted(KEYS)
     assert roster.members["police"] == load_identity(member.with_name("identity.key")).public
     assert load_tls(member, load_config(member), now=now()).key == member.with_name("tls.key").read_bytes()
-    assert [item.state for item in roster_view(member, None).members] == [KeyState.APPROVED]
+    assert [item.state for item in roster_view(member, None, now=now()).members] == [KeyState.APPROVED]
     install_admission(member, file, now=now())
 
 
@@ -290,10 +291,14 @@ def test_others_learn_of_a_rotation_without_any_telephone(authority: AuthorityHo
     install_admission(health, answer(authority, health, enrolled), now=now())
     from clients.roster import approve_keys
 
-    approve_keys(health, [fingerprint(load_identity(member.with_name("identity.key")).public)], authority.roster)
+    at, key = now() + dt.timedelta(hours=1), load_identity(member.with_name("identity.key")).public
+    approve_keys(health, [fingerprint(key)], authority.roster, now=at)
+    with open_journal(health) as journal:
+        (approved,) = journal.entries(EntryKind.KEY)
+    assert dt.datetime.fromisoformat(approved.time) == at  # whoever asks names the time
     asked = request_rotation(member, new_identity=True)
     rotate(authority, read_request(asked.request), now=now())
-    states = {item.department: item.state for item in roster_view(health, authority.roster).members}
+    states = {item.department: item.state for item in roster_view(health, authority.roster, now=now()).members}
     assert states == {"health": KeyState.APPROVED, "police": KeyState.ENDORSED}
 
 
@@ -304,12 +309,12 @@ def test_approving_from_a_file_makes_that_roster_count(authority: AuthorityHome,
     older.write_bytes(authority.roster.read_bytes())
     health, enrolled = join(authority, "health")
     answer(authority, health, enrolled)
-    approve_keys(member, [enrolled.fingerprint], authority.roster)
+    approve_keys(member, [enrolled.fingerprint], authority.roster, now=now())
     with open_journal(member) as journal:
         known = Memory(journal, now).roster
     assert known is not None
     assert known.serial == 2
-    assert code_of(lambda: roster_view(member, older)) == "roster-rolled-back"
+    assert code_of(lambda: roster_view(member, older, now=now())) == "roster-rolled-back"
 
 
 # --- the command -------------------------------------------------------------------------------------------

@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 
 from clients.shelf import ROSTER_FILE, Shelf, fetch_plans, fetch_released, fetch_roster, open_shelf
-from server.city import load_plan_key, load_server_tls
+from server.city import load_plan_key, load_roster_key, load_server_tls
 from server.mutual_tls import Door, shown
 from server.plans import sign_plan
+from server.roster import load_members
 from shared.channel import CHUNK_BYTES, Payload, Start, frames
 from shared.codec import decode, encode
 from shared.errors import CityFedError
-from shared.identity import MAX_SIGNED_BYTES, DepartmentId, IdentityKey
+from shared.identity import MAX_SIGNED_BYTES, DepartmentId, IdentityKey, sign_record
 from shared.plan import Plan
 from shared.shelf import FETCH, ITEM_KEY, LIST, SERVICE, Item, Listing
 from tests.deployed_city import DeployedCity, found, join, now
@@ -210,6 +212,25 @@ def test_a_roster_that_does_not_count_leaves_the_file_as_it_was(crooked: Crooked
     assert code_of(lambda: fetch_roster(crooked.config, now=now())) == "signature-invalid"
     assert kept.read_bytes() == right
     assert [path.name for path in crooked.config.parent.glob(f".{ROSTER_FILE}*")] == []
+
+
+def test_a_roster_that_is_older_than_the_one_fetched_before_leaves_the_file_as_it_was(crooked: Crooked) -> None:
+    """The node has seen neither of them yet."""
+    item, kept = Item(kind="roster"), crooked.config.parent / ROSTER_FILE
+    key, first = load_roster_key(crooked.city.authority), load_members(crooked.city.authority).roster
+
+    def fetch(serial: int) -> int:
+        newer = msgspec.structs.replace(first, serial=first.serial + serial)
+        crooked.say(item, encode(sign_record(key, "roster", newer)))
+        return fetch_roster(crooked.config, now=now()).serial - first.serial
+
+    assert fetch(6) == 6
+    right = kept.read_bytes()
+    assert code_of(lambda: fetch(3)) == "roster-rolled-back"
+    assert kept.read_bytes() == right
+    assert [fetch(6), fetch(7)] == [6, 7]
+    kept.write_bytes(b"rubbish")
+    assert fetch(3) == 3  # a file that is no roster of the city keeps nobody from fetching one
 
 
 def test_a_model_of_a_run_that_nobody_here_knows_is_not_even_downloaded(crooked: Crooked) -> None:
