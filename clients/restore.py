@@ -21,6 +21,7 @@ from clients.department import charge_of
 from clients.enrol import CONFIG_FILE
 from clients.plans import plan_of_run
 from clients.records import JournalRestored, KeyApproved
+from clients.restored_files import placed_files, take_back
 from shared.audit import ReceiptLine, read_receipt_lines, verify_line
 from shared.codec import Record, decode
 from shared.errors import ConfigError, JournalError
@@ -60,7 +61,8 @@ def restore_home(
 ) -> Restored:
     """Make a department's home again, with a ledger that shows no less than what left; it is stopped until `resume`.
 
-    Files that lie in the home already are kept, such as those of a new enrolment.
+    Files that lie in the home already are kept, such as those of a new enrolment. A restoration that is refused, or cut
+    off, leaves no file of its backup there.
 
     Args:
         home: without a journal; made if it does not exist.
@@ -70,7 +72,7 @@ def restore_home(
         rosters: signed rosters with keys that came after the backup, each vouched for by the one before.
 
     Raises:
-        ConfigError: ``journal-exists``, ``keys-missing``, ``backup-foreign``, ``receipts-unreadable``,
+        ConfigError: ``journal-exists``, ``backup-foreign``, ``keys-missing``, ``receipts-unreadable``,
             ``receipts-implausible``, ``receipt-unsigned``, ``receipt-forged``, ``receipts-incomplete``, or as
             :func:`clients.backup.read_backup`; a file is not in order.
         ContractError: the declaration is not in order.
@@ -84,49 +86,55 @@ def restore_home(
         closes the ledger. The journal gets its name only when all that is written.
     """
     found = read_backup(backup)
-    config = _restore_files(home, backup, found)
-    target = home / config.journal
+    config = _prepare(home, backup, found)
     lines = [line for path in receipts for line in read_receipt_lines(path) if line.owner == config.department]
     newest = max((line.sequence for line in lines), default=0)
     if newest > found.sequence + MOST_LOST:
         raise ConfigError("receipts-implausible", f"The receipts name entry {newest}; the backup has {found.sequence}.")
+    target = home / config.journal
     working = target.with_name(f"{target.name}.restoring")
     for left in home.glob(f"{working.name}*"):  # of an attempt that was cut off, with what the database keeps beside it
         left.unlink()
-    replace_private_file(working, read_file(backup / JOURNAL))
-    with Journal.open(working, owner=config.department) as journal:
-        head, keys = journal.head, _own_keys(home, backup, config, journal, rosters)
-        for line in lines:
-            if line.label or line.digest or line.run:  # a bare position charges nothing
-                verify_line(line, keys)
-        journal.check_receipts(_known(lines, journal))
-        ledger = PrivacyLedger(journal, lambda: now)
-        charged, closed = _charge(home / CONFIG_FILE, ledger, lines, head, found.made_at)
-        while head.sequence < newest and journal.head.sequence <= newest:
-            lost = JournalRestored(sequence=head.sequence, newest=newest)
-            journal.append(EntryKind.REGAINED, lost, now=now)
-    replace_private_file(home / config.stop_file, b"")
-    working.replace(target)
-    working.with_name(f"{working.name}.lock").unlink()
+    with placed_files(home, backup, found.files, journal=target):
+        replace_private_file(working, read_file(backup / JOURNAL))
+        with Journal.open(working, owner=config.department) as journal:
+            head, keys = journal.head, _own_keys(home, backup, config, journal, rosters)
+            for line in lines:
+                if line.label or line.digest or line.run:  # a bare position charges nothing
+                    verify_line(line, keys)
+            journal.check_receipts(_known(lines, journal))
+            ledger = PrivacyLedger(journal, lambda: now)
+            charged, closed = _charge(home / CONFIG_FILE, ledger, lines, head, found.made_at)
+            while head.sequence < newest and journal.head.sequence <= newest:
+                lost = JournalRestored(sequence=head.sequence, newest=newest)
+                journal.append(EntryKind.REGAINED, lost, now=now)
+        replace_private_file(home / config.stop_file, b"")
+        working.with_name(f"{working.name}.lock").unlink()
+        working.replace(target)
     return Restored(sequence=head.sequence, newest=newest, charged=tuple(run.hex() for run in charged), closed=closed)
 
 
-def _restore_files(home: Path, backup: Path, found: Backup) -> ClientConfig:
-    """Put the files of a backup into a home, beside what lies there."""
+def _prepare(home: Path, backup: Path, found: Backup) -> ClientConfig:
+    """Refuse a home that this backup cannot become, before a file of it is put there."""
     make_private_folder(home)
-    for name in found.files:
-        if not (home / name).exists():
-            make_private_folder((home / name).parent)
-            replace_private_file(home / name, read_file(backup / FILES / name))
-    config = load_config(home / CONFIG_FILE)
+    _config_without_journal(home, backup)  # of a home with a journal nothing is taken back
+    take_back(home)  # of an attempt that was cut off
+    config = _config_without_journal(home, backup)
     if config.department != found.department:
         raise ConfigError("backup-foreign", f"{backup} is of {found.department}, {home} of {config.department}.")
-    if (home / config.journal).exists():
-        raise ConfigError("journal-exists", f"{home / config.journal} exists; a journal is never overwritten.")
-    if missing := [name for name in key_files(config) if not (home / name).exists()]:
+    if missing := [name for name in key_files(config) if name not in found.files and not (home / name).exists()]:
         raise ConfigError(
             "keys-missing", f"{home / missing[0]} is not there and not in the backup: enrol into a new folder first."
         )
+    return config
+
+
+def _config_without_journal(home: Path, backup: Path) -> ClientConfig:
+    """Read the configuration that counts in a home that is restored, in which there is no journal yet."""
+    own = home / CONFIG_FILE
+    config = load_config(own if own.exists() else backup / FILES / CONFIG_FILE)
+    if (home / config.journal).exists():
+        raise ConfigError("journal-exists", f"{home / config.journal} exists; a journal is never overwritten.")
     return config
 
 

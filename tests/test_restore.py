@@ -5,26 +5,31 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from clients.backup import make_backup
+from clients.backup import FILES, MANIFEST, Backup, make_backup
 from clients.binding import load_declaration, write_declaration
 from clients.config import load_config, load_policy, open_journal
 from clients.department import budgets_of, charge_of
 from clients.enrol import enrol
 from clients.explain import budget_status, others_receipts
+from clients.models import MODELS
 from clients.restore import restore_home
+from clients.restored_files import NOTE
 from server.audit import OWNER
 from server.city import load_city
 from server.heads import KnownHeads
+from shared.codec import dump_json, load_json
 from shared.errors import CityFedError
 from shared.identity import DepartmentId, Roster, sign_record
 from shared.journal import Journal
 from shared.keystore import load_identity
 from shared.messages import MaskedUpdate, Receipt
+from shared.model_file import MODEL_FILE, file_digest
 from shared.privacy.ledger import PrivacyLedger
 from tests.deployed_city import now
 from tests.lost_city import POLICE, Lost, in_full, lose, spent
@@ -147,6 +152,67 @@ def test_p5_a_changed_backup_and_a_home_with_a_journal_are_refused(lost: Lost, t
     with pytest.raises(CityFedError) as caught:
         restore_home(lost.city.home(POLICE), lost.after, [], now=now())
     assert caught.value.code == "journal-exists"
+
+
+def altered(backup: Path, out: Path, files: dict[str, bytes]) -> Path:
+    """A backup in which other files lay."""
+    shutil.copytree(backup, out)
+    for name, content in files.items():
+        (out / FILES / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / FILES / name).write_bytes(content)
+    made = load_json((out / MANIFEST).read_bytes(), Backup, where=str(out))
+    digests = {name: file_digest(content) for name, content in files.items()}
+    (out / MANIFEST).write_bytes(dump_json(msgspec.structs.replace(made, files=made.files | digests)))
+    return out
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """What lies in a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_p4_a_refused_restoration_leaves_no_older_policy_for_the_next_one(lost: Lost, tmp_path: Path) -> None:
+    home, model = tmp_path / "home", f"{MODELS}/{'ab' * 32}/{MODEL_FILE}"
+    older = altered(lost.before, tmp_path / "older", {"policy.toml": b"older", model: b"a model"})
+    untold = lost.head(400, lost.plan.run_id())  # nobody brings what the department signed when it joined that run
+    lost.assert_refused("receipts-incomplete", home, older, (untold,))
+    assert not (home / model).parent.exists()
+    assert {name for name in content(home) if ".restoring" not in name} == {f"{POLICE}.csv"}
+    lost.restore(home, lost.after)
+    assert content(lost.after / FILES).items() <= content(home).items()
+    assert NOTE not in content(home)
+
+
+def test_p4_a_restoration_that_is_cut_off_leaves_no_older_policy_for_the_next_one(lost: Lost, tmp_path: Path) -> None:
+    older, cut = altered(lost.before, tmp_path / "older", {"policy.toml": b"older"}), tmp_path / "cut"
+
+    class Cut(list[Path]):
+        """Rosters, which are looked at when the files have been put in place."""
+
+        def __iter__(self) -> Iterator[Path]:
+            shutil.copytree(tmp_path / "home", cut)
+            return super().__iter__()
+
+    with pytest.raises(CityFedError) as caught:
+        restore_home(tmp_path / "home", older, [], now=now(), rosters=Cut([tmp_path / "none"]))
+    assert caught.value.code == "file-missing"
+    assert (cut / "policy.toml").read_bytes() == b"older"  # as a process that is killed there leaves it
+    edited = (cut / "binding.toml").read_bytes() + b"\n"
+    (cut / "binding.toml").write_bytes(edited)
+    lost.restore(cut, lost.after)
+    assert (cut / "policy.toml").read_bytes() == (lost.after / FILES / "policy.toml").read_bytes()
+    assert (cut / "binding.toml").read_bytes() == edited, "what people changed since is theirs"
+
+
+def test_p5_a_home_with_a_journal_gets_no_file_of_a_backup(lost: Lost, tmp_path: Path) -> None:
+    """Not even a decision that waits, which its node would take over."""
+    decision = "outbox/000001-0000000000000000.decision"
+    backup, home = altered(lost.before, tmp_path / "with", {decision: b"yes"}), lost.city.home(POLICE)
+    before = content(home)
+    with pytest.raises(CityFedError) as caught:
+        restore_home(home, backup, [], now=now())
+    assert caught.value.code == "journal-exists"
+    assert content(home) == before
 
 
 def test_private_keys_are_in_a_backup_only_if_they_are_asked_for(lost: Lost, tmp_path: Path) -> None:
