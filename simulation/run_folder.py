@@ -8,10 +8,9 @@ import msgspec
 
 from shared.errors import ConfigError
 from shared.plan import Plan
-from shared.private_files import make_private_folder
+from shared.private_files import make_private_folder, replace_private_file
 from simulation.scenario import Scenario
 from simulation.study import SeedResult
-from simulation.summary import write_whole
 
 SCENARIO_FILE = "scenario.json"
 PLAN_FILE = "plan.json"
@@ -31,7 +30,7 @@ def claim_folder(scenario: Scenario, out: Path) -> None:
     if not path.is_file() and out.is_dir() and any(out.iterdir()):
         raise ConfigError("run-folder-used", f"{out} is not empty and holds no run: choose another folder.")
     make_private_folder(out)
-    write_whole(path, text)
+    replace_private_file(path, text)
     make_private_folder(out / "seeds")
 
 

@@ -17,6 +17,7 @@ import msgspec
 from shared.codec import Record
 from shared.errors import ConfigError
 from shared.privacy.statement import PrivacyTerms
+from shared.private_files import replace_private_file
 
 SUMMARY_FILE = "summary.json"
 METRICS_FILE = "metrics.jsonl"
@@ -207,14 +208,12 @@ def summary_json(summary: RunSummary) -> bytes:
 
 def write_summary(run_dir: Path, summary: RunSummary) -> None:
     """Write ``summary.json`` in one step, so that a reader sees the old file or the new one and never half of one."""
-    write_whole(run_dir / SUMMARY_FILE, summary_json(summary))
+    replace_private_file(run_dir / SUMMARY_FILE, summary_json(summary))
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file in one step (a temporary neighbour, then a rename)."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    """Replace a file of a run folder, durably and in one step."""
+    replace_private_file(path, data)
 
 
 def read_summary(run_dir: Path) -> RunSummary:

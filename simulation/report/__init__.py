@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shared.private_files import replace_private_file
 from shared.report.markdown import render_markdown
 from shared.report.page import render_page
 from simulation.report.card import model_card
 from simulation.report.content import build_document
-from simulation.summary import read_metrics, read_summary, write_whole
+from simulation.summary import read_metrics, read_summary
 
 __all__ = ["HTML_FILE", "MARKDOWN_FILE", "model_card", "write_report"]
 
@@ -27,5 +28,5 @@ def write_report(run_dir: Path) -> None:
         ConfigError: ``run-folder-summary``, ``run-folder-malformed``.
     """
     document = build_document(read_summary(run_dir), read_metrics(run_dir))
-    write_whole(run_dir / HTML_FILE, render_page(document).encode())
-    write_whole(run_dir / MARKDOWN_FILE, render_markdown(document).encode())
+    replace_private_file(run_dir / HTML_FILE, render_page(document).encode())
+    replace_private_file(run_dir / MARKDOWN_FILE, render_markdown(document).encode())

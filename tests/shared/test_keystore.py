@@ -54,7 +54,7 @@ def test_a_missing_key_is_one_sentence(path: Path) -> None:
 def test_what_is_no_key_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     path.chmod(0o600)
-    with pytest.raises(ConfigError, match=str(path)) as caught:  # of the family of every other file that is not in order
+    with pytest.raises(ConfigError, match=str(path)) as caught:  # as any other file that is not in order
         load_identity(path)
     assert caught.value.code == "key-malformed"
 

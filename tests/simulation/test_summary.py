@@ -45,8 +45,10 @@ def test_an_incomplete_summary_keeps_every_agreed_key() -> None:
 
 @pytest.mark.parametrize("summary", [full_summary(), empty_summary()])
 def test_the_summary_file_reads_back_as_it_was_written(tmp_path: Path, summary: RunSummary) -> None:
+    (tmp_path / SUMMARY_FILE).touch(mode=0o644)
     write_summary(tmp_path, summary)
     assert read_summary(tmp_path) == summary
+    assert (tmp_path / SUMMARY_FILE).stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == [SUMMARY_FILE]
 
 
