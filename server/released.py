@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 
 from server.audit import OWNER
@@ -22,7 +23,7 @@ from shared.errors import ConfigError, JournalError, ModelError
 from shared.identity import DepartmentId, Signed, sign_record
 from shared.journal import EntryKind, Journal
 from shared.model_file import MODEL_FILE, file_digest, read_model
-from shared.parameters import model_hash
+from shared.parameters import Label, model_hash
 from shared.plan import Plan, accept_plan
 from shared.privacy.statement import privacy_statement
 from shared.private_files import make_private_folder, replace_private_file
@@ -44,7 +45,7 @@ def release_model(
 
     Raises:
         ConfigError: ``run-unknown``, ``run-ambiguous``, ``run-not-completed``, ``file-missing``, ``json-content``,
-            ``audit-missing``, ``approver-missing``; the home is not in order.
+            ``audit-missing``, ``approver-name``, ``approver-missing``; the home is not in order.
         ProtocolError: the run's plan does not verify, or an audit: ``audit-foreign``, ``audit-repeated``,
             ``signature-invalid``.
         AuditError: ``audit-failed``.
@@ -138,6 +139,10 @@ def _require_demands(
             "audit-missing",
             f"The plan {plan.name} demands an attack audit: a department of its cohort makes `{ATTACK_AUDIT_FILE}`.",
         )
+    try:
+        msgspec.convert(approved_by, Label)
+    except msgspec.ValidationError as cause:
+        raise ConfigError("approver-name", f"The name of whoever releases the model: {cause}.") from cause
     if plan.release.human_approval and not approved_by.strip():
         raise ConfigError("approver-missing", f"The plan {plan.name} demands that a person releases the model by name.")
     return tuple(DepartmentId(item.department) for item in opened)

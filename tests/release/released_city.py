@@ -60,10 +60,10 @@ def release(finished: Finished, *audits: Path, approved_by: str = "") -> ModelRe
     return release_model(home, run, finished.out, now=now(), audits=audits, approved_by=approved_by)
 
 
-def not_released(finished: Finished, *audits: Path) -> str:
+def not_released(finished: Finished, *audits: Path, approved_by: str = "") -> str:
     """Why the authority's office releases nothing; what it released before stays as it is."""
     before = sorted((path.name, path.read_bytes()) for path in finished.out.iterdir())
-    code = code_of(lambda: release(finished, *audits))
+    code = code_of(lambda: release(finished, *audits, approved_by=approved_by))
     assert before == sorted((path.name, path.read_bytes()) for path in finished.out.iterdir())
     return code
 

@@ -11,12 +11,14 @@ from clients.config import load_config, load_department, open_journal
 from clients.desk import open_memory
 from clients.participant import Participant
 from clients.training.noise import UnsafeSeededSource
+from server.audit import OWNER
 from server.city import load_roster_key
 from server.plan_files import load_published
 from server.roster import load_members
 from shared.attack_audit import ATTACK_AUDIT_LABEL, AuditedClaim
 from shared.codec import decode, encode, load_json
 from shared.identity import IdentityKey, Roster, Signed, sign_record
+from shared.journal import Journal
 from shared.keystore import load_identity
 from shared.messages import OpenEpoch
 from shared.plan import ReleaseTerms
@@ -145,3 +147,13 @@ def test_p4_a_plan_that_demands_a_person_is_not_released_without_one(tmp_path: P
     flagged = Finished(city, plan, run, tmp_path / "out")
     assert not_released(flagged, flagged.audit()) == "approver-missing"
     assert release(flagged, flagged.audit(), approved_by="head of office").approved_by == "head of office"
+
+
+def test_a_name_that_no_department_would_read_is_refused_before_anything_is_signed(finished: Finished) -> None:
+    with Journal.read(finished.city.authority.office_journal, owner=OWNER) as before:
+        head = before.head
+    assert not_released(finished, finished.audit(), approved_by="x" * 201) == "approver-name"
+    with Journal.read(finished.city.authority.office_journal, owner=OWNER) as after:
+        assert after.head == head
+    release(finished, finished.audit(), approved_by="x" * 200)
+    finished.fetch()
