@@ -20,7 +20,7 @@ from shared.errors import ConfigError
 from shared.identity import DepartmentId, Roster
 from shared.mechanisms import MECHANISMS
 from shared.package import package_digest
-from shared.parameters import ExtraSpec, Layout, Vector, model_hash
+from shared.parameters import ExtraSpec, Label, Layout, Vector, model_hash
 from shared.plan import (
     AggregationParams,
     DatasetTerms,
@@ -174,8 +174,8 @@ class ModelBasis:
 class PlanAsk(Record, frozen=True, kw_only=True):
     """What the authority asks for; everything else in a plan comes from the roster and the departments."""
 
-    name: str
-    purpose: str
+    name: Label
+    purpose: Label
     rounds: int
     spare_attempts: int = 2
     bound: float = 32.0

@@ -82,7 +82,7 @@ def draft(
         ConfigError: ``roster-missing``, ``valid-days``, ``file-missing``, ``json-content``, ``cohort-too-small``,
             ``weights-missing``, ``plan-impossible``.
         ProtocolError: a summary does not verify: ``member-unknown``, ``signature-invalid``, ``city-foreign``,
-            ``package-foreign``, ``summary-repeated``.
+            ``package-foreign``, ``summary-repeated``; a plan on file or the draft cannot be read: ``message-malformed``.
         SetupError: base weights are missing.
         ModelError: base weights are not usable.
     """
@@ -107,9 +107,11 @@ def draft(
         valid_from=now.date(),
         valid_until=now.date() + dt.timedelta(days=valid_days),
     )
+    content = encode(plan)
+    decode(content, Plan, where="The draft")  # what nobody could read again would stand in the way of every other plan
     make_private_folder(home.models)
     write_model(home.model(plan.initial_model_sha256), basis.initial, plan)
-    return plan, write_plan(home, PlanState.DRAFT, plan, encode(plan))
+    return plan, write_plan(home, PlanState.DRAFT, plan, content)
 
 
 def city_line(plan: Plan) -> str:

@@ -113,9 +113,13 @@ def list_plans(home: AuthorityHome) -> tuple[PlanLine, ...]:
     """Return every plan that lies here; whether a signature is right shows when it is used.
 
     Raises:
-        ProtocolError: ``message-malformed``.
+        ProtocolError: ``message-malformed``; the sentence names the file.
     """
-    found = [(state, path.stem, decode(body, Plan)) for state in PlanState for path, body in _bodies(home, state)]
+    found = [
+        (state, path.stem, decode(body, Plan, where=str(path)))
+        for state in PlanState
+        for path, body in _bodies(home, state)
+    ]
     return tuple(
         PlanLine(
             digest=digest,
@@ -142,7 +146,7 @@ def _bodies(home: AuthorityHome, state: PlanState) -> Iterator[tuple[Path, bytes
     """Yield the encoded plans of a state."""
     for path in sorted((home.plans / state).glob("*.plan")):
         content = path.read_bytes()
-        yield path, content if state is PlanState.DRAFT else decode(content, Signed).body
+        yield path, content if state is PlanState.DRAFT else decode(content, Signed, where=str(path)).body
 
 
 def _existing(home: AuthorityHome, state: PlanState, digest: str) -> Path:

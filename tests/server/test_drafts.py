@@ -104,7 +104,8 @@ def test_a_plan_of_ones_own_is_read_strictly(tmp_path: Path) -> None:
     )
     path.write_text(text)
     assert load_ask(str(path)) == SMALL_ASK
-    for wrong in ("colour = 1\n" + text, text.replace("rounds = 2", "rounds = 2.5"), text.replace("epsilon", "eps")):
+    long = text.replace('"small"', f'"{"x" * 201}"'), text.replace('"emergency-triage"', f'"{"x" * 201}"')
+    for wrong in (*long, "colour = 1\n" + text, text.replace("rounds = 2", "rounds = 2.5"), text.replace("epsilon", "eps")):
         path.write_text(wrong)
         assert code_of(lambda: load_ask(str(path))) == "toml-content"
     path.write_text("name =")
@@ -161,6 +162,26 @@ def test_hearsay_is_not_drafted_from(town: Town, tmp_path: Path) -> None:
     town.keys["parks"] = IdentityKey.generate()
     assert code(town.summary("parks")) == "member-unknown"
     assert states(town.home) == {}
+
+
+@pytest.mark.parametrize("change", [{"name": "x" * 201}, {"purpose": "x" * 201}])
+def test_what_nobody_could_read_again_is_not_drafted(town: Town, change: dict[str, str]) -> None:
+    asked = msgspec.structs.replace(SMALL_ASK, **change)
+    assert code_of(lambda: town.drafted(asked)) == "message-malformed"
+    assert states(town.home) == {}
+
+
+def test_a_plan_file_that_cannot_be_read_is_named(town: Town) -> None:
+    plan = town.drafted()
+    for state in PlanState:
+        path = town.home.plan(state, plan.digest().hex())
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no plan")
+        with pytest.raises(CityFedError) as caught:
+            list_plans(town.home)
+        assert caught.value.code == "message-malformed"
+        assert str(path) in caught.value.message
+        path.unlink()
 
 
 def test_too_few_departments_make_no_plan(town: Town) -> None:
