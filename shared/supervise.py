@@ -270,7 +270,7 @@ def read_status(folder: Path) -> Status | None:
     """Return what the supervisor of a folder wrote down; None when none is on.
 
     Raises:
-        ConfigError: ``json-too-large``, ``json-content``.
+        ConfigError: ``json-too-large``, ``json-content``: the file is damaged, or another version's.
     """
     try:
         content = (folder / STATUS_FILE).read_bytes()
@@ -299,12 +299,14 @@ def stop_supervisor(folder: Path, *, patience_s: float, wait: Callable[[float], 
         wait: sleeps for some seconds.
 
     Raises:
+        ConfigError: ``json-too-large``, ``json-content``: as for :func:`read_status`.
         SetupError: ``stop-timeout``.
     """
     status = read_status(folder)
     if status is None:
         return False
-    os.kill(status.supervisor.pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):  # it ended since
+        os.kill(status.supervisor.pid, signal.SIGTERM)
     for _ in range(int(patience_s / TICK_S)):
         if not is_alive(status.supervisor):
             return True
@@ -331,10 +333,15 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _end_orphans(folder: Path) -> None:
-    """End what a supervisor left behind that was killed itself."""
+    """End what a supervisor left behind that was killed itself; a file that cannot be read names nobody."""
     with contextlib.suppress(OSError):
         content = (folder / STATUS_FILE).read_bytes()
-        for program in load_json(content, Status, where=str(folder / STATUS_FILE)).programs.values():
+        try:
+            left = load_json(content, Status, where=str(folder / STATUS_FILE)).programs
+        except CityFedError as error:
+            _LOG.warning("what another supervisor of %s left behind is not known: %s", folder, error.code)
+            return
+        for program in left.values():
             if is_alive(program):
                 _end_group(program.pid, signal.SIGKILL)
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from threading import Event
 
+import msgspec
 import pytest
 
 from shared.errors import SetupError
@@ -22,6 +23,7 @@ from shared.supervise import (
     STATUS_FILE,
     Program,
     ProgramStatus,
+    Status,
     Supervisor,
     is_alive,
     process_status,
@@ -205,6 +207,16 @@ def test_what_a_killed_supervisor_left_behind_is_ended_before_anything_starts(tm
     assert not is_alive(left)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b'{"supervisor": {}, "programs": {}, "colour": 1}'])
+def test_a_status_that_cannot_be_read_keeps_nothing_from_being_started(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of another version, or damaged: who was left behind cannot be told from it, and that is said."""
+    (tmp_path / STATUS_FILE).write_bytes(content)
+    supervise(tmp_path, program(), tick=lambda: (tmp_path / STATUS_FILE).read_bytes() != content)
+    assert [item.args[-1] for item in caplog.records if "left behind" in item.msg and item.args] == ["json-content"]  # type: ignore[index]  # a tuple
+
+
 def test_a_process_id_that_was_given_to_another_process_is_not_taken_for_ours(tmp_path: Path) -> None:
     own = process_status(os.getpid())
     assert is_alive(own)
@@ -224,6 +236,27 @@ def test_stopping_where_nothing_is_on_says_so(tmp_path: Path) -> None:
     assert stop_supervisor(tmp_path, patience_s=1.0, wait=lambda _: None) is False
     (tmp_path / STATUS_FILE).write_text('{"supervisor": {"pid": 1, "started": "0"}, "programs": {}}')
     assert stop_supervisor(tmp_path, patience_s=1.0, wait=lambda _: None) is False
+
+
+ABOUT_TO_STOP: list[subprocess.Popen[bytes]] = []
+"""Whose end comes between the look at it and the signal; an audit hook stays for good."""
+
+
+def end_first(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "os.kill" and ABOUT_TO_STOP and arguments[0] == ABOUT_TO_STOP[0].pid:
+        process = ABOUT_TO_STOP.pop()
+        process.kill()
+        process.wait()
+
+
+def test_a_supervisor_that_ends_just_before_it_is_told_to_was_there(tmp_path: Path) -> None:
+    sys.addaudithook(end_first)
+    with subprocess.Popen(SLEEP) as process:
+        status = Status(supervisor=process_status(process.pid), programs={})
+        (tmp_path / STATUS_FILE).write_bytes(msgspec.json.encode(status))
+        ABOUT_TO_STOP.append(process)
+        assert stop_supervisor(tmp_path, patience_s=1.0, wait=lambda _: None) is True
+        assert ABOUT_TO_STOP == []
 
 
 def test_a_disk_that_takes_nothing_ends_nothing_and_is_written_to_once_it_does(tmp_path: Path) -> None:
