@@ -87,18 +87,6 @@ def publish(home: AuthorityHome, digest: str, *, now: dt.datetime) -> Path:
     return target
 
 
-def published_plans(home: AuthorityHome) -> dict[str, Signed]:
-    """Return every published plan by digest, verified: what the update channel offers to departments.
-
-    Raises:
-        ConfigError: ``city-missing``.
-        ProtocolError: a file is not a plan that this authority signed, or was changed.
-    """
-    key = load_city(home).plan_key
-    folder = home.plans / PlanState.PUBLISHED
-    return {path.stem: _open(path, path.stem, key)[0] for path in sorted(folder.glob("*.plan"))}
-
-
 def load_published(home: AuthorityHome, digest: str) -> tuple[Signed, Plan]:
     """Read the published plan that a run is about.
 
