@@ -1,4 +1,4 @@
-"""A decision for people (an aligned table) and for programs (JSON)."""
+"""A decision for people: an aligned table."""
 
 from __future__ import annotations
 
@@ -26,12 +26,6 @@ def as_table(decision: Decision, policy: Policy) -> str:
     for row, finding in zip(rows, decision.findings, strict=True):
         lines += [_line(row, widths), f"{'':<{widths[0]}}  {finding.text}"]
     return "\n".join(lines)
-
-
-def as_json(decision: Decision) -> str:
-    """Return phase, verdict and all findings as one JSON object."""
-    content = {"phase": decision.phase, "accepted": decision.accepted, "findings": decision.findings}
-    return msgspec.json.encode(content).decode()
 
 
 def _owner(role: str, policy: Policy) -> str:

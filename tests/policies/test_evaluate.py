@@ -2,18 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import json
 import math
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policies.evaluate import Decision, evaluate
-from policies.explain import as_json, as_table
+from policies.explain import as_table
 from policies.facts import Facts, Phase
 from policies.findings import Finding, conclude
 from policies.load import template
@@ -224,13 +222,6 @@ def test_the_table_names_owner_limit_and_verdict(policy: Policy, facts: Facts, c
     assert "R23" in table
     columns = {line.index(" found ") for line in table.splitlines()[1:] if " found " in line}
     assert len(columns) == 1
-
-
-def test_json_says_the_same_as_the_decision(policy: Policy, facts: Facts) -> None:
-    decision = evaluate(policy, dataclasses.replace(facts, reserved=False), Phase.SEND)
-    told = json.loads(as_json(decision))
-    assert (told["phase"], told["accepted"]) == ("send", False)
-    assert told["findings"] == list(msgspec.to_builtins(decision.findings))
 
 
 def test_a_finding_of_no_comparison_refuses() -> None:
