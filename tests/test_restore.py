@@ -60,7 +60,7 @@ def test_p3_a_run_after_the_backup_is_charged_in_full_and_does_not_go_on(lost: L
     with open_journal(config) as journal:
         reservation = PrivacyLedger(journal, now).reservation(lost.plan.run_id())
         assert reservation is not None
-        assert reservation.attempts_left == 0
+        assert reservation.restored
         with pytest.raises(CityFedError, match="does not go on here") as caught:
             reservation.burn(9)
         reservation.settle()

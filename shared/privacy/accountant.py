@@ -188,7 +188,12 @@ def filter_epsilon(events: Sequence[MechanismEvent], delta: float) -> float:
     """Return the smallest cap with which the Renyi filter admits the events; 0 for none.
 
     This is the number to report for a shared budget: it holds although later plans were chosen after seeing
-    earlier models, which :func:`epsilon` does not.
+    earlier models, which :func:`epsilon` does not. It is at most a cap exactly if some order has
+    spent(a) + plan(a) <= cap - log(K / delta) / (a - 1).
+
+    Guarantees:
+        However plans are chosen, those that were admitted because this figure with them was at most a cap together
+        satisfy the cap.
 
     Source: privacy 5; Feldman and Zrnic 2021 (Renyi filter); Canonne et al. 2020, Proposition 12 (conversion).
     """
@@ -199,15 +204,6 @@ def filter_epsilon(events: Sequence[MechanismEvent], delta: float) -> float:
     spent = [math.fsum(at_order) for at_order in zip(*map(rdp, events), strict=True)]
     overhead = math.log(filter_constant() / delta)
     return min(cost + overhead / (order - 1) for order, cost in zip(ORDERS, spent, strict=True))
-
-
-def filter_admits(spent: Sequence[MechanismEvent], plan: Sequence[MechanismEvent], budget: PrivacyBudget) -> bool:
-    """Return whether some order has spent(a) + plan(a) <= epsilon - log(K / delta) / (a - 1) (privacy 5).
-
-    Guarantees:
-        However plans are chosen, all admitted ones together satisfy ``budget``.
-    """
-    return filter_epsilon([*spent, *plan], budget.delta) <= budget.epsilon
 
 
 def _composition(events: Sequence[MechanismEvent], relation: Literal["add-remove", "replace-one"]) -> Composition:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from shared.codec import Record, decode, encode
 from shared.errors import InsufficientBudgetError, JournalError, ProtocolError
 from shared.journal import EntryKind, Journal, JournalEntry
-from shared.privacy.accountant import ACCOUNTANT, MechanismEvent
+from shared.privacy.accountant import ACCOUNTANT
 from shared.privacy.accounts import (
     Account,
     AttemptBurned,
@@ -22,7 +22,6 @@ from shared.privacy.accounts import (
     ChargeRestored,
     LedgerClosed,
     RunSettled,
-    events_of,
     exported,
     spent_by,
 )
@@ -76,11 +75,6 @@ class Reservation:
         """Whether the run was charged in full after a disk was lost; it does not go on here."""
         return self._account.restored
 
-    @property
-    def attempts_left(self) -> int:
-        """Attempts that can still be burned."""
-        return 0 if self.settled or self.restored else self.charge.attempts - len(self.burned)
-
     def burn(self, round_number: int) -> None:
         """Count one attempt for this round; durable when it returns, and never given back.
 
@@ -104,7 +98,8 @@ class PrivacyLedger:
     """Every privacy charge of one department, kept in its journal.
 
     Guarantees:
-        What :meth:`history` counts is never less than the attempts burned, before and after a crash at any point.
+        What counts as spent (unsettled runs in full, settled runs with their burned attempts) is never less than the
+        attempts burned, before and after a crash at any point.
         All charges of a data set together satisfy the lifetime budget that they were reserved under, those of any
         window of days its budget, and those of a population, whatever the data set, the population's; both also
         satisfy the cap on lone shares, if there is one.
@@ -165,12 +160,6 @@ class PrivacyLedger:
             self._catch_up()
             account = self._accounts.get(run)
             return None if account is None else Reservation(self, account)
-
-    def history(self, dataset: str) -> tuple[MechanismEvent, ...]:
-        """Return what counts as spent: unsettled runs in full, settled runs with their burned attempts."""
-        with self._lock:
-            self._catch_up()
-            return events_of(self._of(dataset))
 
     def status(self, dataset: str, budgets: Budgets, *, population: str = "") -> BudgetStatus:
         """Report a data set's budgets, and that of the population that its policy names."""
@@ -294,10 +283,6 @@ class PrivacyLedger:
         if run not in self._accounts:
             raise JournalError("ledger-inconsistent", f"Entry {entry.sequence} belongs to a run never reserved.")
         return self._accounts[run]
-
-    def _of(self, dataset: str) -> list[Account]:
-        """The accounts of one data set in order of reservation."""
-        return [account for account in self._accounts.values() if account.charge.dataset == dataset]
 
 
 def _same(existing: Reservation, charge: PlanCharge) -> Reservation:

@@ -26,6 +26,7 @@ from tests.clients.participant_city import (
     kinds,
     reasons,
 )
+from tests.ledger_history import history
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_p3_an_extra_has_a_charge_of_its_own_in_the_ledger(tmp_path: Path) -> No
         (extra,) = plan.layout.extras
         for participant in city.world.participants.values():
             ledger, dataset = participant.ledger, participant.department.declaration.dataset
-            training, released = ledger.history(dataset)
+            training, released = history(ledger, dataset)
             assert released == MechanismEvent(
                 noise_multiplier=extra.noise_multiplier, sample_rate=1.0, steps=plan.rounds
             )

@@ -19,6 +19,7 @@ from simulation.network import InMemoryTransport
 from tests.city import FOUR, MESSAGES, City, open_city
 from tests.clients.participant_city import POLICE
 from tests.eavesdropper import Eavesdropper
+from tests.ledger_history import history
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_p3_a_clean_end_leaves_the_rounds_that_ran(finished: tuple[City, Eavesdr
     plan = city.world.plan
     assert plan.attempts == plan.rounds + 1
     for participant in city.world.participants.values():
-        (event,) = participant.ledger.history(participant.department.declaration.dataset)
+        (event,) = history(participant.ledger, participant.department.declaration.dataset)
         assert event.steps == plan.rounds * plan.privacy.steps
 
 

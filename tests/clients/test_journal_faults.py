@@ -25,6 +25,7 @@ from simulation.network import InMemoryTransport
 from simulation.world import CONFIG_FILE, now
 from tests.city import FOUR, City, open_city
 from tests.clients.participant_city import POLICE, reasons
+from tests.ledger_history import history
 
 Door = Callable[[bytes], bytes]
 
@@ -118,7 +119,7 @@ def test_p3_a_journal_that_cannot_be_written_stops_training_before_data_is_touch
 def test_p3_a_department_with_a_restored_journal_stops_itself_and_the_others_go_on(city: City, tmp_path: Path) -> None:
     go_on, peers = after_one_round(city, tmp_path / "backup")
     with restored(city, tmp_path / "backup") as police:
-        assert police.ledger.history(police.department.declaration.dataset) == (), "the charge is forgotten"
+        assert history(police.ledger, police.department.declaration.dataset) == (), "the charge is forgotten"
         go_on(police.handle)
         assert reasons(police) == ["journal-rolled-back"]
         assert EntryKind.BURNED not in [entry.kind for entry in police.memory.journal.entries()]

@@ -38,6 +38,7 @@ from tests.clients.participant_city import (
     kinds,
     reasons,
 )
+from tests.ledger_history import history
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_p3_a_crash_before_the_end_leaves_the_full_charge(city: City) -> None:
     first_round(city)
     with restarted(city.world) as again:
         for participant in again.values():
-            (event,) = participant.ledger.history(participant.department.declaration.dataset)
+            (event,) = history(participant.ledger, participant.department.declaration.dataset)
             assert event.steps == city.world.plan.attempts * city.world.plan.privacy.steps
 
 

@@ -25,6 +25,7 @@ from simulation.scenario import ArmOptimizers, PrivacyAsk, Scenario
 from tests.city import FOUR, City, open_city, small_scenario
 from tests.clients.test_neighbours import FAULTS, NEIGHBOURS, ROUNDS, Founded, Seen, found
 from tests.eavesdropper import Eavesdropper
+from tests.ledger_history import history
 
 ASK = PrivacyAsk(mechanism="shared-noise", epsilon=2.0, delta=1e-4, sample_rate=0.2, steps=1, max_grad_norm=1.0)
 RATE = 8.0
@@ -129,7 +130,7 @@ def test_p3_the_ledger_keeps_both_numbers_and_a_clean_end_settles_them(tmp_path:
         for participant in city.world.participants.values():
             (line,) = participant.ledger.export()
             assert (line.mechanism, line.noise_shares) == ("shared-noise", 2)
-            (event,) = participant.ledger.history(participant.department.declaration.dataset)
+            (event,) = history(participant.ledger, participant.department.declaration.dataset)
             assert (event.noise_multiplier, event.steps) == (plan.privacy.noise_multiplier, 1)
             quote = participant.ledger.quote(participant.department.charge(plan), participant.department.budgets())
             assert quote.epsilon_run <= plan.privacy.budget.epsilon < quote.epsilon_lone_share

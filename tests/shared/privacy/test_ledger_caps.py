@@ -8,6 +8,7 @@ from shared.errors import InsufficientBudgetError
 from shared.journal import Journal
 from shared.privacy.accountant import MechanismEvent, epsilon, filter_epsilon
 from shared.privacy.ledger import PrivacyLedger
+from tests.ledger_history import history
 from tests.refusals import code_of
 from tests.shared.privacy.ledger_charges import AMPLE, DELTA, EVENT, below, budgets, charge
 
@@ -21,7 +22,7 @@ def test_p3_a_run_over_its_cap_by_the_smallest_amount_is_refused(ledger: Privacy
     assert repr(cost) in quote.reason
     assert repr(below(cost)) in quote.reason
     assert code_of(lambda: ledger.reserve(charge(), too_tight), InsufficientBudgetError) == "budget-run"
-    assert ledger.history("calls") == ()
+    assert history(ledger, "calls") == ()
 
 
 def test_p3_a_delta_above_the_cap_is_refused(ledger: PrivacyLedger) -> None:
@@ -64,7 +65,7 @@ def test_p3_the_first_plan_may_take_the_whole_lifetime_by_pld_and_then_closes_it
 def test_p3_a_closing_plan_that_released_nothing_leaves_the_lifetime_empty(ledger: PrivacyLedger) -> None:
     whole = budgets(lifetime=epsilon([EVENT.times(4)], DELTA))
     ledger.reserve(charge(), whole).settle()
-    assert ledger.reserve(charge(b"b"), whole).attempts_left == 4
+    assert not ledger.reserve(charge(b"b"), whole).settled
     assert code_of(lambda: ledger.reserve(charge(b"c"), whole), InsufficientBudgetError) == "budget-closed"
 
 

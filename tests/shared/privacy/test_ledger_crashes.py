@@ -17,6 +17,7 @@ from shared.journal import Journal, verify_journal
 from shared.privacy.accountant import filter_epsilon
 from shared.privacy.ledger import PrivacyLedger
 from tests.interrupts import ran_through
+from tests.ledger_history import history
 from tests.refusals import code_of
 from tests.shared.privacy.ledger_charges import AMPLE, DELTA, EVENT, charge, now
 
@@ -38,7 +39,7 @@ def test_p3_every_crash_point_leaves_at_least_what_was_burned(tmp_path: Path) ->
             shutil.copy(path, copy)
             shutil.copy(path.with_name(path.name + "-wal"), copy.with_name(copy.name + "-wal"))
         with Journal.open(copy, owner="health") as journal:
-            assert PrivacyLedger(journal, now).history("calls") == (counted,)
+            assert history(PrivacyLedger(journal, now), "calls") == (counted,)
 
 
 def test_p5_a_ledger_rolled_back_to_forget_a_charge_is_found(tmp_path: Path) -> None:
@@ -90,9 +91,9 @@ def test_p3_whatever_happens_history_is_never_less_than_what_was_burned(ops: lis
                     reservation.settle()
             except (ProtocolError, InsufficientBudgetError):
                 pass
-            counted = sum(event.steps for event in ledger.history("calls"))
+            counted = sum(event.steps for event in history(ledger, "calls"))
             assert counted >= EVENT.steps * len(burned)
-            assert filter_epsilon(ledger.history("calls"), DELTA) <= AMPLE.lifetime.epsilon
+            assert filter_epsilon(history(ledger, "calls"), DELTA) <= AMPLE.lifetime.epsilon
         journal.close()
 
 

@@ -15,6 +15,7 @@ from shared.journal import Journal
 from shared.privacy.accountant import ACCOUNTANT, MechanismEvent, epsilon
 from shared.privacy.ledger import Budgets, PlanCharge, PrivacyLedger
 from shared.privacy.plan import PrivacyBudget
+from tests.ledger_history import history
 from tests.shared.privacy.ledger_charges import now
 
 TABLE = [
@@ -90,7 +91,7 @@ def test_the_table_comes_back_from_exported_lines(
     lines = exported(ledger)
     assert dp_accounting_epsilon(lines, delta) == pytest.approx(expected, rel=0.01)
     assert prv_epsilon(lines, delta, 0.002 * expected) == pytest.approx(expected, rel=0.01)
-    assert epsilon(ledger.history("calls"), delta) == pytest.approx(expected, rel=0.001)
+    assert epsilon(history(ledger, "calls"), delta) == pytest.approx(expected, rel=0.001)
 
 
 def random_history(ledger: PrivacyLedger, seed: int) -> float:
@@ -115,7 +116,7 @@ def random_history(ledger: PrivacyLedger, seed: int) -> float:
 def deviations(ledger: PrivacyLedger, seed: int) -> tuple[float, float]:
     """How far the two witnesses are from our figure, relative to it."""
     delta = random_history(ledger, seed)
-    lines, ours = exported(ledger), epsilon(ledger.history("calls"), delta)
+    lines, ours = exported(ledger), epsilon(history(ledger, "calls"), delta)
     return (
         dp_accounting_epsilon(lines, delta) / ours - 1,
         prv_epsilon(lines, delta, 0.002 * ours) / ours - 1,

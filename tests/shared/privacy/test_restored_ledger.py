@@ -9,6 +9,7 @@ import pytest
 from shared.errors import InsufficientBudgetError, ProtocolError
 from shared.journal import Journal
 from shared.privacy.ledger import PrivacyLedger
+from tests.ledger_history import history
 from tests.refusals import code_of
 from tests.shared.privacy.ledger_charges import budgets, charge, now
 
@@ -29,7 +30,7 @@ def test_p3_a_restored_run_counts_in_full_for_ever_whatever_the_backup_knew(jour
     if known == "settled after":
         reservation.settle()
     for looked_at in (ledger, PrivacyLedger(journal, now)):
-        assert [event.steps for event in looked_at.history("calls")] == [40]
+        assert [event.steps for event in history(looked_at, "calls")] == [40]
         assert looked_at.status("calls", BUDGETS).spent_epsilon == looked_at.status("calls", BUDGETS).reserved_epsilon
         (line,) = looked_at.export()
         assert (line.restored, line.settled, line.attempts_burned, line.counted_steps) == (True, False, 4, 40)
@@ -43,7 +44,7 @@ def test_p3_a_run_that_cannot_fit_is_restored_all_the_same(journal: Journal) -> 
     assert not ledger.quote(charge(), tiny).fits
     ledger.restore(charge())
     status = ledger.status("calls", tiny)
-    assert (len(ledger.history("calls")), status.left, status.next_fits) == (1, 0.0, False)
+    assert (len(history(ledger, "calls")), status.left, status.next_fits) == (1, 0.0, False)
 
 
 def test_p3_a_closed_ledger_charges_nothing_any_more_for_any_data_set(journal: Journal) -> None:
