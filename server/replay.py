@@ -96,9 +96,9 @@ class RoundLog:
             self._remember(place)
         os.ftruncate(self._descriptor, self._end)
 
-    def find(self, kind: str, exchange: int, name: str = "") -> Frame | None:
-        """Return the frame of a piece that is there."""
-        place = self._places.get((kind, exchange, name))
+    def find(self, kind: Literal["asked", "ended"], exchange: int) -> Frame | None:
+        """Return the mark that an exchange began or has ended, if it is there."""
+        place = self._places.get((kind, exchange, ""))
         return None if place is None else place.frame
 
     def read(self, kind: str, exchange: int, name: str) -> memoryview | None:

@@ -96,33 +96,24 @@ def load_toml(text: str, record_type: type[T], *, where: str, error: type[CityFe
         raise error("toml-content", f"{where}: {sentence}.") from cause
 
 
-def load_json(
-    data: bytes,
-    record_type: type[T],
-    *,
-    where: str,
-    max_bytes: int = MAX_FILE_BYTES,
-    error: type[CityFedError] = ConfigError,
-) -> T:
+def load_json(data: bytes, record_type: type[T], *, where: str) -> T:
     """Parse a JSON file that people carry from one office to another; bytes stand in it as base64.
 
     Args:
         data: the document.
         record_type: the :class:`Record` subclass to build.
         where: file name or description used in the sentence.
-        max_bytes: refuse a longer document before parsing it.
-        error: family to raise.
 
     Raises:
-        CityFedError: of the family ``error``, with code ``json-too-large`` or ``json-content``.
+        ConfigError: ``json-too-large``, before anything is parsed; ``json-content``.
     """
-    if len(data) > max_bytes:
-        raise error("json-too-large", f"{where} has {len(data)} bytes; at most {max_bytes} are allowed.")
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError("json-too-large", f"{where} has {len(data)} bytes; at most {MAX_FILE_BYTES} are allowed.")
     try:
         return msgspec.json.decode(data, type=record_type)
     except (msgspec.DecodeError, RecursionError) as cause:
         sentence = str(cause).replace(" - at `$", " at `")
-        raise error("json-content", f"{where}: {sentence}.") from cause
+        raise ConfigError("json-content", f"{where}: {sentence}.") from cause
 
 
 def dump_json(record: msgspec.Struct) -> bytes:

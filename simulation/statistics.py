@@ -38,9 +38,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     return mean, (mean - half, mean + half)
 
 
-def paired_difference(
-    a: Sequence[float], b: Sequence[float], confidence: float = 0.95
-) -> tuple[float, Interval | None]:
+def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, Interval | None]:
     """Return mean and interval of ``a - b``, value by value: entry k of both belongs to the same seed.
 
     Raises:
@@ -48,7 +46,7 @@ def paired_difference(
     """
     if len(a) != len(b):
         raise ValueError("`a` and `b` are paired: one value of each for every seed")
-    return mean_interval([left - right for left, right in zip(a, b, strict=True)], confidence)
+    return mean_interval([left - right for left, right in zip(a, b, strict=True)])
 
 
 def verdict(interval: Interval | None) -> Verdict:

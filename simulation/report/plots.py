@@ -19,6 +19,7 @@ WIDTH = 440.0
 MARGIN = 8.0
 ROW = 46.0
 AXIS = 42.0
+MOST_TICKS = 6
 
 Scale = Callable[[float], float]
 
@@ -167,9 +168,9 @@ def _padded(values: Sequence[float]) -> tuple[float, float]:
     return low - air, high + air
 
 
-def _ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Return round numbers inside [low, high], at most about ``most``."""
-    step = next(step for step in _round_steps((high - low) / most) if (high - low) / step <= most)
+def _ticks(low: float, high: float) -> list[float]:
+    """Return round numbers inside [low, high], at most about ``MOST_TICKS``."""
+    step = next(step for step in _round_steps((high - low) / MOST_TICKS) if (high - low) / step <= MOST_TICKS)
     first = math.ceil(low / step)
     return [round(k * step, 10) + 0.0 for k in range(first, math.floor(high / step) + 1)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from dataclasses import dataclass, field
 from threading import Event
@@ -124,3 +125,20 @@ def test_an_upload_is_cut_once_the_clock_says_that_it_is_too_slow(board: Switchb
     assert found == [("health", b"reply")]
     assert not quick.cut.is_set()
     assert board.status()[POLICE].refused == "certificate-not-admitted"
+
+
+def test_the_last_sign_of_a_department_is_the_time_of_the_last_that_came_from_it() -> None:
+    times = [dt.datetime(2026, 3, 2, 8, minute, tzinfo=dt.UTC) for minute in range(3)]
+    board = Switchboard(now=iter(times).__next__)
+    ticket, line = board.open_session(RUN, LIMITS), Call().line()
+    signs = []
+    with board.attached(HEALTH, ticket, Call().line()) as questions:
+        signs.append(board.status()[HEALTH].last_sign)
+        with beside(lambda: list(board.exchange({HEALTH: b"ask"}, timeout_s=5.0))):
+            question = next(questions)
+            board.answering(HEALTH, ticket, line)
+            signs.append(board.status()[HEALTH].last_sign)
+            board.progress(HEALTH, line, 1)
+            signs.append(board.status()[HEALTH].last_sign)
+            board.answered(HEALTH, question, memoryview(b"reply"))
+    assert signs == times
