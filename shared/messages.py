@@ -69,7 +69,12 @@ class ConfirmedSet(Record, frozen=True, kw_only=True):
 
 
 class ClosedRound(Record, frozen=True, kw_only=True):
-    """The authority's account of a finished round; label ``round-closed``. ``final`` ends the run."""
+    """The authority's account of a finished round; label ``round-closed``. ``final`` ends the run.
+
+    ``receipts_hash`` is over the bodies of the survivors' receipts, in the order of their names. It binds the authority
+    to the receipts in its own journal: an auditor who holds that journal and this account, as a department keeps it,
+    hashes them again. A department does not, because one that was not asked to reveal has not seen them.
+    """
 
     run: Hash
     round: Number

@@ -71,7 +71,6 @@ class BudgetQuote(Record, frozen=True, kw_only=True):
     epsilon_run: float
     cap_run: float
     delta: float
-    cap_delta: float
     epsilon_lifetime_after: float
     filter_lifetime_after: float
     cap_lifetime: float
@@ -132,7 +131,6 @@ def quote_charge(charge: PlanCharge, budgets: Budgets, spent: Spent) -> BudgetQu
         epsilon_run=lines["run"].found,
         cap_run=budgets.run.epsilon,
         delta=charge.delta,
-        cap_delta=budgets.run.delta,
         epsilon_lifetime_after=after,
         filter_lifetime_after=filtered,
         cap_lifetime=lifetime.epsilon,
