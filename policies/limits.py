@@ -16,7 +16,6 @@ def training_within_bounds(policy: Policy, facts: Facts) -> Finding:
     if facts.plan is None:
         return missing("R11", "it", "a plan")
     plan, privacy, caps = facts.plan, facts.plan.privacy, policy.training
-    poisson = privacy.mechanism in {"poisson-dpsgd", "shared-noise"} or not caps.require_poisson
     return conclude(
         "R11",
         "it",
@@ -27,7 +26,6 @@ def training_within_bounds(policy: Policy, facts: Facts) -> Finding:
             at_most("learning rate", plan.local_optimizer.learning_rate, caps.max_learning_rate),
             at_most("clip norm", privacy.max_grad_norm, caps.max_grad_norm),
             at_least("noise multiplier", privacy.noise_multiplier, caps.min_noise_multiplier),
-            holds("sampling", poisson, yes="Poisson", no="not Poisson"),
         ],
         good="The training that the plan asks for lies within bounds.",
         bad="The training that the plan asks for goes beyond a bound.",
@@ -107,7 +105,6 @@ def sum_protected(policy: Policy, facts: Facts) -> Finding:
             at_least("contributors", params.min_contributors, floors.min_contributors_min),
             at_least("colluders withstood", params.max_colluders, floors.colluders_min),
             at_most("norm bound", params.bound, floors.bound_max),
-            at_least("departments in the plan", len(plan.datasets), params.min_contributors),
             # A grown roster needs a new approval: t and m were chosen for the smaller one.
             at_most("members of the roster here", facts.roster_size, plan.roster_size),
             holds("numbers", admissible, yes="2t > N + c, m >= max(t, c + 2), t <= N", no="not admissible"),

@@ -80,7 +80,6 @@ class TrainingCaps(Record, frozen=True, kw_only=True):
     max_learning_rate: float
     max_grad_norm: float
     min_noise_multiplier: float
-    require_poisson: bool = True
 
     def __post_init__(self) -> None:
         if self.max_rounds < 1 or self.max_steps_per_round < 1:

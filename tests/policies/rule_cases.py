@@ -121,7 +121,6 @@ CASES = [
     Case(limits.training_within_bounds, "facts.plan.privacy.max_grad_norm", above(10.0), False),
     Case(limits.training_within_bounds, "facts.plan.privacy.noise_multiplier", 0.5, True),
     Case(limits.training_within_bounds, "facts.plan.privacy.noise_multiplier", below(0.5), False),
-    Case(limits.training_within_bounds, "facts.plan.privacy.mechanism", "banded", False),
     # R12
     Case(limits.privacy_terms_allowed, "facts.plan.privacy.budget.epsilon", 3.0, True),
     Case(limits.privacy_terms_allowed, "facts.plan.privacy.budget.epsilon", above(3.0), False),

@@ -74,11 +74,18 @@ def test_a_changed_comment_is_another_policy(policy_text: str) -> None:
     assert policy_digest(policy_text.encode()) != policy_digest(f"{policy_text}# note\n".encode())
 
 
-def test_an_unknown_key_is_one_sentence(policy_text: str) -> None:
-    text = policy_text.replace("max_aborted_rounds = 2", "max_aborted_round = 2")
+@pytest.mark.parametrize(
+    ("old", "new", "key", "table"),
+    [
+        ("max_aborted_rounds = 2", "max_aborted_round = 2", "max_aborted_round", "aggregation"),
+        ("[training]", "[training]\nrequire_poisson = true", "require_poisson", "training"),  # earlier policies had it
+    ],
+)
+def test_an_unknown_key_is_one_sentence(old: str, new: str, key: str, table: str, policy_text: str) -> None:
+    assert policy_text.count(old) == 1
     with pytest.raises(ConfigError) as caught:
-        parse_policy(text.encode(), "policy.toml")
-    assert caught.value.message == ("policy.toml: Object contains unknown field `max_aborted_round` at `.aggregation`.")
+        parse_policy(policy_text.replace(old, new).encode(), "policy.toml")
+    assert caught.value.message == f"policy.toml: Object contains unknown field `{key}` at `.{table}`."
 
 
 @pytest.mark.parametrize(
