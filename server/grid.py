@@ -1,13 +1,12 @@
-"""Flower's Grid as a Transport: one Message per request, one reply per department.
+"""Flower's Grid as a carrier of invitations: one Message for each, and one reply, looked for when the caller likes.
 
-What travels is sealed and signed from end to end (protocol 1), so a node's identity in Flower decides only where
-bytes go and whose they are taken for; the collectors check the signatures.
+A node's identity in Flower decides only where bytes go and whose they are taken for; who dials in to the session is
+known by certificate, and what counts in a round is signed.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -21,61 +20,20 @@ MESSAGE_TYPE = f"train.{CHANNEL}"
 
 
 @dataclass(frozen=True)
-class GridTransport:
-    """Carries one batch of requests through a Grid; implements :class:`shared.transport.Transport`.
+class GridCarrier:
+    """Sends requests through a Grid and takes their replies.
 
     Attributes:
-        grid: Flower's, or one in the same process.
-        nodes: Flower's node id per department. A department without one is missing.
-        clock: monotonic time in seconds.
-        sleep: waits for some seconds.
-        poll_s: pause between two looks for replies, in seconds; Flower's own 3 s would set the pace of a round.
+        grid: Flower's.
+        nodes: Flower's node id per department. A department without one is sent nothing.
     """
 
     grid: Grid
     nodes: Mapping[DepartmentId, int]
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    poll_s: float = 0.2
 
     def __post_init__(self) -> None:
         if len(set(self.nodes.values())) != len(self.nodes):
             raise ValueError("two departments may not share a node")
-
-    def exchange(
-        self, requests: Mapping[DepartmentId, bytes], *, timeout_s: float
-    ) -> Iterator[tuple[DepartmentId, bytes]]:
-        """Push all requests, hand over replies until nobody is awaited or time is up.
-
-        Args:
-            requests: encoded request per department.
-            timeout_s: how long to wait for the slowest, in seconds; a message lives as long in Flower.
-
-        Returns:
-            Pairs of department and encoded reply. An error of Flower, a malformed reply and silence leave the
-            department out; a reply by another node than the one asked, or to another message, is not looked at.
-
-        Raises:
-            ValueError: ``timeout_s`` is not above 0.
-        """
-        if not timeout_s > 0:
-            raise ValueError("`timeout_s` is above 0")
-        return self._replies(requests, timeout_s)
-
-    def _replies(
-        self, requests: Mapping[DepartmentId, bytes], timeout_s: float
-    ) -> Iterator[tuple[DepartmentId, bytes]]:
-        """Push, then pull for one message at a time, so that only one reply is in memory."""
-        deadline = self.clock() + timeout_s
-        waiting = self.push(requests, ttl_s=timeout_s)
-        while waiting:
-            for message_id in tuple(waiting):
-                if message_id in waiting:
-                    yield from self.pull((message_id,), waiting)
-            left = deadline - self.clock()
-            if not waiting or left <= 0:
-                break
-            self.sleep(min(self.poll_s, left))
 
     def push(self, requests: Mapping[DepartmentId, bytes], *, ttl_s: float) -> dict[str, DepartmentId]:
         """Send each request, which Flower keeps for ``ttl_s`` seconds; return who is awaited under which message id."""

@@ -15,7 +15,7 @@ from functools import partial
 
 import httpx
 
-from server.grid import GridTransport
+from server.grid import GridCarrier
 from shared.codec import decode
 from shared.errors import ProtocolError
 from shared.identity import DepartmentId
@@ -28,6 +28,9 @@ LONGEST_S = 7 * 24 * 3600.0
 
 _AT_ONCE = 16
 """So many departments are asked after in one look."""
+
+_LAST_POLL_S = 0.2
+"""Longest time between two looks for replies once the session is closed, in seconds: a run waits for them."""
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Invitations:
         left: what each department said when it left last.
     """
 
-    carrier: GridTransport
+    carrier: GridCarrier
     cohort: Sequence[DepartmentId]
     invitation: bytes
     pause_s: float = 5.0
@@ -89,7 +92,7 @@ class Invitations:
             _outlive(partial(self._look, waiting, due, now))
             _outlive(self.each_look)
             if self._closed.wait(self.poll_s):
-                self.carrier.sleep(self.carrier.poll_s)
+                time.sleep(min(self.poll_s, _LAST_POLL_S))
 
     def _look(self, waiting: dict[str, DepartmentId], due: dict[DepartmentId, float], now: float) -> None:
         """Call whoever is due, take what came back: from some at a time, in turns, one after the other."""

@@ -21,7 +21,7 @@ from server.checkpoint import CheckpointFolder
 from server.city import load_city, load_plan_key, load_server_tls
 from server.config import ServerConfig, load_server
 from server.coordinator import Coordinator
-from server.grid import GridTransport
+from server.grid import GridCarrier
 from server.home import AuthorityHome
 from server.invitations import Invitations
 from server.members import LiveMembers
@@ -48,7 +48,7 @@ PASSING: Final = frozenset(
 )
 """Faults of this machine that may pass; a run that meets one is interrupted and goes on from its checkpoint."""
 
-CarrierOf = Callable[[Mapping[DepartmentId, int]], GridTransport]
+CarrierOf = Callable[[Mapping[DepartmentId, int]], GridCarrier]
 """Makes the carrier of invitations from Flower's node ids."""
 
 

@@ -5,33 +5,37 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.flower_app import Answering, client_app
 from clients.training.noise import UnsafeSeededSource
 from policies.load import department_policy
 from server.coordinator import Coordinator
-from server.flower_app import Assignment, server_app
+from server.flower_app import HOME_VARIABLE, app
+from server.grid import GridCarrier
 from server.results import RunResult, SilentObserver
+from server.submit import stop_run
 from shared.errors import RoundAbortedError
+from shared.flower import RUN_KEY
 from shared.identity import DepartmentId
 from shared.messages import UpdateRequest, decode_request
 from shared.parameters import Vector
 from shared.plan import LocalOptimizer
 from shared.tasks.features import HASHED_WORDS_SHA256
 from shared.transport import Transport
-from simulation.grid import InProcessGrid, run_server_app
 from simulation.network import Fault, InMemoryTransport
 from simulation.rows import split_rows
 from simulation.run import calibrate
 from simulation.scenario import ArmOptimizers, DataSettings, ModelChoice, PrivacyAsk, Scenario, ScenarioDepartment
 from simulation.world import ModelBasis, World, now, open_world
+from tests.flower_grid import InProcessGrid, OverFlower
+from tests.server.small_home import small_home, submitted
 
 MESSAGES = Path(__file__).parent / "fixtures" / "messages"
 NAMES = tuple(DepartmentId(name) for name in ("environment", "health", "police", "transport"))
@@ -125,18 +129,10 @@ def run_in_memory(folder: Path, faults: tuple[Fault, ...] = ()) -> RunResult:
 def run_over_flower(
     folder: Path, apps_of: Callable[[World], Mapping[DepartmentId, ClientApp]]
 ) -> tuple[RunResult, Observer]:
-    released: list[RunResult] = []
     observer = Observer()
     with city(folder) as (world, initial):
-        assignment = Assignment(
-            nodes=NODES,
-            coordinator=lambda transport: coordinator_over(world, transport, observer),
-            initial_model=initial,
-            release=released.append,
-        )
         grid = InProcessGrid({NODES[name]: app for name, app in apps_of(world).items()})
-        run_server_app(server_app(lambda _context: nullcontext(assignment)), grid)
-    (result,) = released
+        result = coordinator_over(world, OverFlower(GridCarrier(grid, NODES)), observer).run(initial)
     return result, observer
 
 
@@ -217,34 +213,20 @@ def test_a_node_that_breaks_in_a_round_is_missing_by_name_and_the_sum_of_the_oth
     assert not same_bits(result.model, four.model)
 
 
-def test_a_run_that_fails_over_flower_raises_out_of_the_server_app_and_releases_nothing(tmp_path: Path) -> None:
+def test_a_run_that_ends_without_a_model_raises_out_of_the_server_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = small_home(tmp_path)
+    run = submitted(home).path.name
+    stop_run(home, run)
+    monkeypatch.setenv(HOME_VARIABLE, str(home.root))
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={RUN_KEY: run})
     with pytest.raises(RoundAbortedError) as caught:
-        run_over_flower(tmp_path / "flower", lambda _world: dict.fromkeys(NAMES, ClientApp()))
-    assert caught.value.code == "below-threshold"
+        app(InProcessGrid({}), context)
+    assert caught.value.code == "run-stopped"
 
 
-WATCHED_ROUND_TRIP = """
-import sys
-seen = []
-sys.addaudithook(lambda event, args: seen.append(event) if event.startswith("socket.") else None)
-from clients.flower_app import client_app
-from server.flower_app import server_app
-from server.grid import GridTransport
-from simulation.grid import InProcessGrid
-
-class Echo:
-    def handle(self, request):
-        return request[::-1]
-
-grid = InProcessGrid({7: client_app(lambda context: Echo())})
-print(dict(GridTransport(grid, {"health": 7}).exchange({"health": b"abc"}, timeout_s=5.0)))
-print(sorted(set(seen)), sorted({"ray", "torch", "opacus"} & set(sys.modules)))
-import socket
-socket.socket().close()
-print(sorted(set(seen)))
-"""
-
-
-def test_flower_in_one_process_opens_no_socket_and_loads_no_ray() -> None:
-    result = subprocess.run([sys.executable, "-c", WATCHED_ROUND_TRIP], capture_output=True, text=True, check=False)
-    assert result.stdout.splitlines() == ["{'health': b'cba'}", "[] []", "['socket.__new__']"], result.stderr
+def test_a_simulation_loads_no_flower() -> None:
+    program = "import sys, simulation.cli, simulation.run; print(sorted({'flwr', 'grpc', 'ray'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

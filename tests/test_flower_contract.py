@@ -1,7 +1,7 @@
 """What the adapters rely on in Flower, and what they do with messages that are not as they should be.
 
 A new release of Flower fails here first: read its changes, adapt `clients/flower_app.py`, `server/flower_app.py`,
-`server/grid.py`, `server/replies.py` and `simulation/grid.py`, then move the version below.
+`server/grid.py`, `server/replies.py` and `tests/flower_grid.py`, then move the version below.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 import flwr
 import pytest
@@ -19,10 +18,10 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.serverapp import Grid, ServerApp
 
 from clients.flower_app import client_app
-from server.grid import MESSAGE_TYPE, GridTransport
+from server.grid import MESSAGE_TYPE, GridCarrier
 from shared.identity import DepartmentId
 from shared.messages import Refusal, decode_reply
-from simulation.grid import InProcessGrid
+from tests.flower_grid import InProcessGrid
 
 HEALTH, POLICE = DepartmentId("health"), DepartmentId("police")
 NODES = {HEALTH: 11, POLICE: 12}
@@ -45,21 +44,6 @@ class Reversing:
 
     def handle(self, request: bytes) -> bytes:
         return request[::-1]
-
-
-@dataclass
-class Time:
-    """A clock that moves only while somebody sleeps."""
-
-    now: float = 0.0
-    naps: list[float] = field(default_factory=list)
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.naps.append(seconds)
-        self.now += seconds
 
 
 class ScriptedGrid(InProcessGrid):
@@ -94,12 +78,13 @@ def from_node(message: Message, node: int) -> Message:
     return message
 
 
-def exchange(
-    script: Callable[[list[Message]], Iterable[Message]], *, timeout_s: float = 1.0, time: Time | None = None
-) -> dict[DepartmentId, bytes]:
-    time = time or Time()
-    transport = GridTransport(ScriptedGrid(script), NODES, clock=time.clock, sleep=time.sleep)
-    return dict(transport.exchange({HEALTH: b"one", POLICE: b"two"}, timeout_s=timeout_s))
+def looked_for(
+    script: Callable[[list[Message]], Iterable[Message]], *, ttl_s: float = 1.0
+) -> tuple[dict[DepartmentId, bytes], set[DepartmentId]]:
+    """Call two departments and look once for replies: what came, and who is still awaited."""
+    carrier = GridCarrier(ScriptedGrid(script), NODES)
+    waiting = carrier.push({HEALTH: b"one", POLICE: b"two"}, ttl_s=ttl_s)
+    return dict(carrier.pull(tuple(waiting), waiting)), set(waiting.values())
 
 
 def request_message(records: Mapping[str, ConfigRecord] | None = None) -> Message:
@@ -205,43 +190,30 @@ def test_an_exception_leaves_the_department_as_one_word(
     assert SECRET not in caplog.text
 
 
-# --- the authority's transport ---------------------------------------------------------------------------
+# --- the authority's carrier -----------------------------------------------------------------------------
 
 
 def test_each_reply_goes_to_the_department_that_was_asked_whatever_the_order() -> None:
-    replies = exchange(
+    replies, awaited = looked_for(
         lambda sent: [reply_to(message, b"from %d" % message.metadata.dst_node_id) for message in sent[::-1]]
     )
-    assert replies == {HEALTH: b"from 11", POLICE: b"from 12"}
+    assert (replies, awaited) == ({HEALTH: b"from 11", POLICE: b"from 12"}, set())
 
 
-def test_a_message_lives_as_long_as_the_step_waits() -> None:
+def test_a_message_lives_as_long_as_the_caller_says() -> None:
     seen: list[Message] = []
 
     def script(sent: list[Message]) -> list[Message]:
         seen.extend(sent)
         return []
 
-    exchange(script, timeout_s=0.5)
+    looked_for(script, ttl_s=0.5)
     assert {message.metadata.ttl for message in seen} == {0.5}
     assert {message.metadata.message_type for message in seen} == {"train.cityfed"}
 
 
-def test_late_replies_are_polled_for_and_nobody_sleeps_longer_than_needed() -> None:
-    time = Time()
-
-    def script(sent: list[Message]) -> list[Message]:
-        return [reply_to(sent[0])] if time.now < 0.1 else [reply_to(sent[1])] if time.now > 0.5 else []
-
-    assert exchange(script, timeout_s=60.0, time=time) == {HEALTH: b"fine", POLICE: b"fine"}
-    assert time.naps == pytest.approx([0.2, 0.2, 0.2])
-
-
-def test_a_silent_department_is_missing_when_time_is_up() -> None:
-    time = Time()
-    assert exchange(lambda sent: [reply_to(sent[1])], timeout_s=0.5, time=time) == {POLICE: b"fine"}
-    assert time.now == pytest.approx(0.5)
-    assert time.naps == pytest.approx([0.2, 0.2, 0.1])
+def test_a_silent_department_is_still_awaited() -> None:
+    assert looked_for(lambda sent: [reply_to(sent[1])]) == ({POLICE: b"fine"}, {HEALTH})
 
 
 def broken_by_node(message: Message) -> Message:
@@ -265,10 +237,10 @@ def lost_by_grid(message: Message) -> Message:
     ],
     ids=["error", "lost", "empty", "record", "key", "type", "more"],
 )
-def test_an_error_or_malformed_reply_leaves_its_department_out_at_once(answer: Callable[[Message], Message]) -> None:
-    time = Time()
-    assert exchange(lambda sent: [answer(sent[0]), reply_to(sent[1])], time=time) == {POLICE: b"fine"}
-    assert time.naps == []
+def test_an_error_or_a_malformed_reply_says_nothing_and_is_awaited_no_longer(
+    answer: Callable[[Message], Message],
+) -> None:
+    assert looked_for(lambda sent: [answer(sent[0]), reply_to(sent[1])]) == ({POLICE: b"fine"}, set())
 
 
 @pytest.mark.parametrize(
@@ -283,7 +255,7 @@ def test_a_reply_by_a_node_that_was_not_asked_neither_counts_nor_silences(
     def script(sent: list[Message]) -> list[Message]:
         return [from_node(make(sent[0]), node), reply_to(sent[0], b"mine"), reply_to(sent[1])]
 
-    assert exchange(script) == {HEALTH: b"mine", POLICE: b"fine"}
+    assert looked_for(script) == ({HEALTH: b"mine", POLICE: b"fine"}, set())
 
 
 def test_the_first_reply_counts_and_a_reply_to_nothing_that_was_asked_does_not() -> None:
@@ -292,23 +264,20 @@ def test_the_first_reply_counts_and_a_reply_to_nothing_that_was_asked_does_not()
         stray.metadata.__dict__["_reply_to_message_id"] = "of an earlier step"
         return [stray, reply_to(sent[0], b"first"), reply_to(sent[0], b"second"), reply_to(sent[1])]
 
-    assert exchange(script) == {HEALTH: b"first", POLICE: b"fine"}
+    assert looked_for(script) == ({HEALTH: b"first", POLICE: b"fine"}, set())
 
 
-def test_a_department_without_a_node_or_with_one_that_takes_no_message_is_missing() -> None:
-    time = Time()
-    app = client_app(lambda _context: Reversing())
-    transport = GridTransport(InProcessGrid({11: app}), NODES, clock=time.clock, sleep=time.sleep)
+def test_a_department_without_a_node_or_with_one_that_takes_no_message_is_not_awaited() -> None:
+    carrier = GridCarrier(InProcessGrid({11: client_app(lambda _context: Reversing())}), NODES)
     requests = {HEALTH: b"abc", POLICE: b"abc", DepartmentId("parks"): b"abc"}
-    assert dict(transport.exchange(requests, timeout_s=5.0)) == {HEALTH: b"cba"}
-    assert time.naps == []
+    waiting = carrier.push(requests, ttl_s=5.0)
+    assert list(waiting.values()) == [HEALTH]
+    assert dict(carrier.pull(tuple(waiting), waiting)) == {HEALTH: b"cba"}
 
 
-def test_two_departments_on_one_node_and_a_wait_of_nothing_are_mistakes_of_the_caller() -> None:
+def test_two_departments_on_one_node_are_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="share a node"):
-        GridTransport(InProcessGrid({}), {HEALTH: 11, POLICE: 11})
-    with pytest.raises(ValueError, match="above 0"):
-        GridTransport(InProcessGrid({}), NODES).exchange({}, timeout_s=0.0)
+        GridCarrier(InProcessGrid({}), {HEALTH: 11, POLICE: 11})
 
 
 # --- the grid in one process -----------------------------------------------------------------------------

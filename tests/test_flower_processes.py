@@ -39,8 +39,8 @@ from clients.up import GIVEN_UP, supernode_command
 from server.gateway import FLEET_ROUTES
 from server.superlink import SuperLink
 from shared.flower import SETTINGS, bundle_digest
-from simulation.grid import InProcessGrid
 from tests.deployed_city import deploy_city
+from tests.flower_grid import InProcessGrid
 
 FLOWER = Path(flwr.__file__).parent
 LINK = SuperLink(folder=Path("/f"), secret=Path("/s"), port=18000)

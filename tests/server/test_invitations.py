@@ -26,13 +26,13 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import HttpGrid
 
 from clients.flower_app import client_app
-from server.grid import GridTransport
+from server.grid import GridCarrier
 from server.invitations import Invitations
 from server.replies import MOST_OBJECTS, only_small_replies
 from shared.codec import encode
 from shared.identity import DepartmentId
 from shared.session import Left, LeftStatus
-from simulation.grid import InProcessGrid
+from tests.flower_grid import InProcessGrid
 
 HEALTH, POLICE = DepartmentId("health"), DepartmentId("police")
 NODES = {HEALTH: 11, POLICE: 12}
@@ -75,7 +75,7 @@ class Slow(InProcessGrid):
 
 def invitations(grid: Slow, look: Callable[[], None]) -> Invitations:
     return Invitations(
-        GridTransport(grid, NODES, poll_s=0.001),
+        GridCarrier(grid, NODES),
         tuple(NODES),
         b"ticket",
         pause_s=0.0,
@@ -209,7 +209,7 @@ class EvilSuperLink:
         return PullObjectResponse(object_found=True, object_available=True, object_content=EVIL)
 
 
-class Calling(GridTransport):
+class Calling(GridCarrier):
     """Names each message after its node, so that one that is sent again has the same name."""
 
     def push(self, requests: Mapping[DepartmentId, bytes], *, ttl_s: float) -> dict[str, DepartmentId]:
@@ -229,7 +229,7 @@ def test_a_members_reply_that_flower_cannot_read_is_dropped_and_the_calls_go_on(
     grid._client = superlink.client
     grid.set_run(FlowerRun.create_empty(run_id=1))
     calls = Invitations(
-        Calling(only_small_replies(grid), NODES, poll_s=0.001),
+        Calling(only_small_replies(grid), NODES),
         tuple(NODES),
         b"ticket",
         pause_s=0.0,

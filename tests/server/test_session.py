@@ -12,7 +12,7 @@ import pytest
 
 from server.audit import OWNER, department_receipts
 from server.config import load_server, split_address
-from server.grid import GridTransport
+from server.grid import GridCarrier
 from server.home import AuthorityHome
 from server.runs import RunFolder, RunStatus
 from server.session import PASSING, conduct
@@ -28,8 +28,8 @@ def home(tmp_path: Path) -> AuthorityHome:
     return small_home(tmp_path)
 
 
-def failing(code: str) -> Callable[[Mapping[DepartmentId, int]], GridTransport]:
-    def carrier_of(_nodes: Mapping[DepartmentId, int]) -> GridTransport:
+def failing(code: str) -> Callable[[Mapping[DepartmentId, int]], GridCarrier]:
+    def carrier_of(_nodes: Mapping[DepartmentId, int]) -> GridCarrier:
         raise SetupError(code, "Something happened.")
 
     return carrier_of
@@ -94,7 +94,7 @@ def test_a_run_that_is_conducted_is_left_as_it_is_by_a_second_process(home: Auth
     folder = submitted(home)
     seen: list[RunStatus] = []
 
-    def first(nodes: Mapping[DepartmentId, int]) -> GridTransport:
+    def first(nodes: Mapping[DepartmentId, int]) -> GridCarrier:
         seen.append(folder.status())
         with pytest.raises(ConfigError) as caught:
             conduct(home, folder.path.name, failing("never-comes-so-far"))
@@ -122,7 +122,7 @@ def verdict(folder: RunFolder) -> tuple[str, str]:
 def test_a_run_that_was_told_to_stop_ends_as_stopped_whatever_it_meets(home: AuthorityHome, code: str) -> None:
     folder = submitted(home)
 
-    def stopped_meanwhile(nodes: Mapping[DepartmentId, int]) -> GridTransport:
+    def stopped_meanwhile(nodes: Mapping[DepartmentId, int]) -> GridCarrier:
         folder.stop.touch()
         return failing(code)(nodes)
 

@@ -1,17 +1,21 @@
-"""Flower's Grid in one process: the production ServerApp and ClientApps without Ray, sockets or a SuperLink."""
+"""Flower's Grid in one process: the production ClientApps without Ray, sockets or a SuperLink."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from server.grid import GridCarrier
+from shared.identity import DepartmentId
 
 RUN_ID = 1
 TASK_ID = 1
@@ -85,13 +89,19 @@ class InProcessGrid(Grid):
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reply_to=message)
 
 
-def run_server_app(app: ServerApp, grid: InProcessGrid) -> None:
-    """Run a ServerApp over an in-process grid.
+@dataclass(frozen=True)
+class OverFlower:
+    """Carries whole rounds through a grid that answers at once; implements the Transport of the Coordinator."""
 
-    Raises:
-        CityFedError: whatever the run raises.
-    """
-    app(grid, _context(SUPERLINK_NODE_ID))
+    carrier: GridCarrier
+
+    def exchange(
+        self, requests: Mapping[DepartmentId, bytes], *, timeout_s: float
+    ) -> Iterator[tuple[DepartmentId, bytes]]:
+        """Send all requests, hand over one reply after the other."""
+        waiting = self.carrier.push(requests, ttl_s=timeout_s)
+        for message_id in tuple(waiting):
+            yield from self.carrier.pull((message_id,), waiting)
 
 
 def _context(node: int) -> Context:
