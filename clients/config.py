@@ -11,6 +11,7 @@ from clients.department import Department, Trust, digest_of
 from clients.worker import LEAST_SILENCE_S
 from policies.load import open_policy
 from policies.policy import SignedPolicy
+from shared import files
 from shared.certificates import TlsFiles, load_tls_files
 from shared.codec import Record, decode, load_toml
 from shared.errors import ConfigError, ContractError
@@ -217,19 +218,12 @@ def read_signed(path: Path) -> Signed:
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file or say which one is missing.
+    """Read a file, or say which one is missing and which command makes it.
 
     Raises:
         ConfigError: ``file-missing``.
     """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as cause:
-        raise ConfigError("file-missing", f"{path} is not there{_MADE_BY.get(path.name, '')}.") from cause
-    except IsADirectoryError as cause:
-        raise ConfigError("file-missing", f"{path} is a folder: name the file in it.") from cause
-    except OSError as cause:
-        raise ConfigError("file-missing", f"{path} cannot be read: {cause.strerror}.") from cause
+    return files.read_file(path, made_by=_MADE_BY.get(path.name, ""))
 
 
 def read_key(text: str, field: str) -> bytes:

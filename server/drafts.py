@@ -27,6 +27,7 @@ from server.roster import load_members
 from shared.city import SUMMARY_LABEL, DatasetSummary
 from shared.codec import decode, encode, load_json, parse_toml
 from shared.errors import ConfigError, ProtocolError
+from shared.files import read_file
 from shared.identity import DepartmentId, Roster, Signed, verify_bytes
 from shared.package import package_digest
 from shared.plan import (
@@ -171,10 +172,7 @@ def _read_summaries(files: Sequence[Path], roster: Roster, city: bytes) -> dict[
 
 def _read_summary(file: Path, roster: Roster, city: bytes) -> DatasetSummary:
     """Read one summary."""
-    try:
-        signed = load_json(file.read_bytes(), Signed, where=str(file))
-    except OSError as cause:
-        raise ConfigError("file-missing", f"{file} cannot be read.") from cause
+    signed = load_json(read_file(file), Signed, where=str(file))
     summary = decode(signed.body, DatasetSummary)
     if summary.department not in roster.members:
         raise ProtocolError("member-unknown", f"{file} comes from {summary.department}, which is not on the roster.")

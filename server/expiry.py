@@ -8,8 +8,8 @@ from server.city import load_city, load_server_tls
 from server.home import AuthorityHome
 from server.roster import load_members, member_certificate
 from shared.certificates import load_certificate
-from shared.errors import ConfigError
 from shared.expiry import Expiry, expiry_warnings
+from shared.files import read_file
 
 
 def own_expiries(home: AuthorityHome, now: dt.datetime) -> tuple[Expiry, ...]:
@@ -45,11 +45,7 @@ def city_warnings(home: AuthorityHome, *, now: dt.datetime) -> tuple[str, ...]:
 def _own(home: AuthorityHome) -> tuple[Expiry, ...]:
     """Return when the server's certificate and the city's CA end."""
     city = load_city(home).certificate()
-    try:
-        pem = home.server_certificate.read_bytes()
-    except OSError as cause:
-        raise ConfigError("file-missing", f"{home.server_certificate} cannot be read.") from cause
-    server = load_certificate(pem, where=str(home.server_certificate))
+    server = load_certificate(read_file(home.server_certificate), where=str(home.server_certificate))
     return (
         Expiry(
             whose="the server", until=server.not_valid_after_utc, renew="`cityfed-server city renew`, then `up` again"

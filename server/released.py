@@ -20,6 +20,7 @@ from server.runs import RunFolder, run_folder
 from shared.attack_audit import ATTACK_AUDIT_FILE, open_attack_audits
 from shared.codec import decode, dump_json, load_json
 from shared.errors import ConfigError, JournalError, ModelError
+from shared.files import read_file
 from shared.identity import DepartmentId, Signed, sign_record
 from shared.journal import EntryKind, Journal
 from shared.model_file import MODEL_FILE, file_digest, read_model
@@ -123,10 +124,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _read_audit(path: Path) -> Signed:
     """Read a signed audit; nothing in it is believed yet."""
-    try:
-        return load_json(path.read_bytes(), Signed, where=str(path))
-    except OSError as cause:
-        raise ConfigError("file-missing", f"{path} cannot be read.") from cause
+    return load_json(read_file(path), Signed, where=str(path))
 
 
 def _require_demands(

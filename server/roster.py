@@ -20,6 +20,7 @@ from shared.certificates import (
 from shared.city import Admission, require_fingerprint
 from shared.codec import Record, decode, dump_json, load_json
 from shared.errors import ConfigError, ProtocolError, SetupError
+from shared.files import read_file
 from shared.identity import DepartmentId, Roster, Signed, fingerprint
 from shared.private_files import replace_private_file
 from shared.roster import open_roster, verify_endorsement
@@ -90,11 +91,7 @@ def read_request(file: Path) -> Signed:
     Raises:
         ConfigError: ``file-missing``, ``json-too-large``, ``json-content``.
     """
-    try:
-        data = file.read_bytes()
-    except OSError as cause:
-        raise ConfigError("file-missing", f"{file} cannot be read.") from cause
-    return load_json(data, Signed, where=str(file))
+    return load_json(read_file(file), Signed, where=str(file))
 
 
 def write_admission(admission: Admission, out: Path | None) -> str:
@@ -243,7 +240,4 @@ def member_certificate(home: AuthorityHome, name: str) -> x509.Certificate:
         ProtocolError: ``certificate-malformed``.
     """
     path = home.member(name)
-    try:
-        return load_certificate(path.read_bytes(), where=str(path))
-    except OSError as cause:
-        raise ConfigError("file-missing", f"{path} cannot be read.") from cause
+    return load_certificate(read_file(path), where=str(path))

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from shared.errors import ConfigError, ProtocolError
+from shared.files import read_file
 from shared.keystore import read_private
 
 
@@ -206,18 +207,10 @@ def load_tls_files(key: Path, certificate: Path, authority: Path, *, now: dt.dat
         ProtocolError: ``certificate-malformed``, and as :func:`check_certificate`.
     """
     loaded = load_tls_key(key)
-    own, issuer = (load_certificate(_read(path), where=str(path)) for path in (certificate, authority))
+    own, issuer = (load_certificate(read_file(path), where=str(path)) for path in (certificate, authority))
     check_certificate(issuer, authority=issuer, now=now, where=str(authority))
     check_certificate(own, authority=issuer, now=now, where=str(certificate), key=loaded.public)
     return TlsFiles(loaded.pem(), certificate_pem(own), certificate_pem(issuer))
-
-
-def _read(path: Path) -> bytes:
-    """Read a file or say which one is missing."""
-    try:
-        return path.read_bytes()
-    except OSError as cause:
-        raise ConfigError("file-missing", f"{path} cannot be read.") from cause
 
 
 def check_dates(certificate: x509.Certificate, *, now: dt.datetime, where: str) -> None:
