@@ -6,16 +6,14 @@ A group of commands is a file in :mod:`clients.commands`; only what belongs to n
 from __future__ import annotations
 
 import datetime as dt
-import sys
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from clients.commands import audit, backup, config, data, enrol, model, plan, policy, roster, serve
 from clients.commands.options import ConfigArgument, JsonOption
-from shared.cli import new_app, print_json, print_lines, run_app
+from shared.cli import new_app, print_json, print_json_lines, print_lines, run_app
 
 app = new_app("A department's side: enrol, bind data, judge plans, see the budget, check the audit log, stop.")
 enrol.mount(app)
@@ -50,8 +48,7 @@ def export_charges(config: ConfigArgument) -> None:
     from shared.privacy.ledger import PrivacyLedger
 
     with read_journal(config) as journal:
-        for charge in PrivacyLedger(journal, lambda: dt.datetime.now(dt.UTC)).export():
-            sys.stdout.write(msgspec.json.encode(charge).decode() + "\n")
+        print_json_lines(PrivacyLedger(journal, lambda: dt.datetime.now(dt.UTC)).export())
 
 
 @app.command("privacy-audit")

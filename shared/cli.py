@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 import typer
@@ -55,6 +55,12 @@ def run_app(app: typer.Typer, *, on_interrupt: Callable[[], str | None] = lambda
 def print_json(value: object) -> None:
     """Print one object as indented JSON on standard output."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def print_json_lines(values: Iterable[object]) -> None:
+    """Print each value as one line of JSON on standard output, as it comes."""
+    for value in values:
+        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
 
 def print_lines(lines: list[str]) -> None:

@@ -59,8 +59,8 @@ from simulation.summary import (
     write_whole,
 )
 from simulation.world import now
+from shared.release import CARD_FILE
 
-CARD_FILE = "MODEL_CARD.md"
 PACKAGES = ("flwr", "torch", "opacus", "transformers", "dp-accounting", "cryptography", "pandas", "numpy")
 
 

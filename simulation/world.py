@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import tomli_w
 
+from clients.enrol import CONFIG_FILE
 from clients.binding import Declaration, bound_contract, load_binding
 from clients.config import ClientConfig, load_department, open_journal
 from clients.data_check import bind_data
@@ -39,7 +40,6 @@ from shared.private_files import make_private_folder, write_private_file
 from simulation.rows import Split
 from simulation.scenario import Scenario
 
-CONFIG_FILE = "client.toml"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ from shared.identity import DepartmentId
 from shared.journal import EntryKind, Head, Journal, JournalEntry, verify_journal
 from shared.messages import HeadReceipt, UpdateRequest, decode_request
 from simulation.network import InMemoryTransport
-from simulation.world import CONFIG_FILE, now
+from clients.enrol import CONFIG_FILE
+from simulation.world import now
 from tests.city import FOUR, City, open_city
 from tests.clients.participant_city import POLICE, reasons
 from tests.ledger_history import history

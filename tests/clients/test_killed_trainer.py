@@ -23,7 +23,8 @@ from shared.plan import Plan
 from shared.privacy.ledger import PrivacyLedger
 from simulation.network import InMemoryTransport
 from simulation.scenario import PrivacyAsk, ScenarioDepartment
-from simulation.world import CONFIG_FILE, now
+from clients.enrol import CONFIG_FILE
+from simulation.world import now
 from tests.city import FOUR, City, binding_of, lowered_policy, open_city, small_scenario
 from tests.clients.doomed_trainer import DoomedTrainer
 

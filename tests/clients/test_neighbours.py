@@ -41,7 +41,8 @@ from shared.secagg.adverts import SEALS_LABEL
 from shared.secagg.receipts import RECEIPT_LABEL
 from simulation.network import Fault, InMemoryTransport
 from simulation.scenario import ArmOptimizers, PrivacyAsk, Scenario
-from simulation.world import CONFIG_FILE, now
+from clients.enrol import CONFIG_FILE
+from simulation.world import now
 from tests.city import MESSAGES, City, open_city, permit, small_scenario
 from tests.eavesdropper import Eavesdropper, Exchange
 

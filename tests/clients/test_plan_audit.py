@@ -13,7 +13,7 @@ from server.plans import sign_plan
 from shared.attack_audit import ATTACK_AUDIT_FILE, open_attack_audits
 from shared.codec import encode, load_json
 from shared.identity import DepartmentId, IdentityKey, Signed
-from simulation.world import CONFIG_FILE
+from clients.enrol import CONFIG_FILE
 from tests.city import City, open_city
 from tests.command_line import Run
 

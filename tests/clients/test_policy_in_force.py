@@ -29,7 +29,7 @@ from shared.identity import DepartmentId, IdentityKey, sign_record
 from shared.journal import EntryKind
 from shared.messages import OpenEpoch, Refusal, SealRequest, UpdateRequest, decode_reply, decode_request
 from simulation.network import InMemoryTransport
-from simulation.world import CONFIG_FILE
+from clients.enrol import CONFIG_FILE
 from tests.city import City, open_city
 from tests.clients.participant_city import POLICE, reasons
 from tests.deployed_city import DeployedCity, deploy_with_plan, now

@@ -28,7 +28,8 @@ from shared.messages import (
 from shared.parameters import vector_from_bytes, vector_to_bytes
 from shared.privacy.ledger import AttemptBurned
 from simulation.network import InMemoryTransport
-from simulation.world import CONFIG_FILE, World, now
+from clients.enrol import CONFIG_FILE
+from simulation.world import World, now
 from tests.city import FOUR, City, open_city
 from tests.clients.participant_city import (
     POLICE,
