@@ -35,6 +35,7 @@ from shared.privacy.citywide import city_worst_case
 from shared.privacy.extras import extra_charges, noised_metrics, plan_events
 from shared.privacy.plan import PrivacyParams
 from shared.private_files import make_private_folder
+from shared.release import CARD_FILE
 from shared.tasks.features import HASHED_WORDS_SHA256
 from simulation.home import Home
 from simulation.progress import Progress
@@ -59,7 +60,6 @@ from simulation.summary import (
     write_whole,
 )
 from simulation.world import now
-from shared.release import CARD_FILE
 
 PACKAGES = ("flwr", "torch", "opacus", "transformers", "dp-accounting", "cryptography", "pandas", "numpy")
 

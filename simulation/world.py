@@ -16,11 +16,11 @@ from pathlib import Path
 import msgspec
 import tomli_w
 
-from clients.enrol import CONFIG_FILE
 from clients.binding import Declaration, bound_contract, load_binding
 from clients.config import ClientConfig, load_department, open_journal
 from clients.data_check import bind_data
 from clients.department import Department
+from clients.enrol import CONFIG_FILE
 from clients.participant import Participant
 from clients.records import Approved
 from clients.training.noise import RandomSource
@@ -39,7 +39,6 @@ from shared.privacy.plan import PerformanceFlags, PrivacyParams
 from shared.private_files import make_private_folder, write_private_file
 from simulation.rows import Split
 from simulation.scenario import Scenario
-
 
 
 @dataclass(frozen=True, kw_only=True)

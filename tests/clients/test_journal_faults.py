@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from clients.config import load_config, load_department
+from clients.enrol import CONFIG_FILE
 from clients.participant import Participant
 from clients.training.noise import OsRandomSource
 from server.records import Countersigned
@@ -22,7 +23,6 @@ from shared.identity import DepartmentId
 from shared.journal import EntryKind, Head, Journal, JournalEntry, verify_journal
 from shared.messages import HeadReceipt, UpdateRequest, decode_request
 from simulation.network import InMemoryTransport
-from clients.enrol import CONFIG_FILE
 from simulation.world import now
 from tests.city import FOUR, City, open_city
 from tests.clients.participant_city import POLICE, reasons

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from clients.config import open_journal
+from clients.enrol import CONFIG_FILE
 from clients.records import Approved
 from server.plans import sign_plan
 from shared.errors import RoundAbortedError
@@ -23,7 +24,6 @@ from shared.plan import Plan
 from shared.privacy.ledger import PrivacyLedger
 from simulation.network import InMemoryTransport
 from simulation.scenario import PrivacyAsk, ScenarioDepartment
-from clients.enrol import CONFIG_FILE
 from simulation.world import now
 from tests.city import FOUR, City, binding_of, lowered_policy, open_city, small_scenario
 from tests.clients.doomed_trainer import DoomedTrainer

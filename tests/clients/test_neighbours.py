@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 
 from clients.config import load_department, open_journal
+from clients.enrol import CONFIG_FILE
 from clients.participant import Participant
 from clients.training.noise import UnsafeSeededSource
 from server.audit import OWNER
@@ -41,7 +42,6 @@ from shared.secagg.adverts import SEALS_LABEL
 from shared.secagg.receipts import RECEIPT_LABEL
 from simulation.network import Fault, InMemoryTransport
 from simulation.scenario import ArmOptimizers, PrivacyAsk, Scenario
-from clients.enrol import CONFIG_FILE
 from simulation.world import now
 from tests.city import MESSAGES, City, open_city, permit, small_scenario
 from tests.eavesdropper import Eavesdropper, Exchange

@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from clients.enrol import CONFIG_FILE
 from clients.training.audit.run import AuditResult
 from server.plans import sign_plan
 from shared.attack_audit import ATTACK_AUDIT_FILE, open_attack_audits
 from shared.codec import encode, load_json
 from shared.identity import DepartmentId, IdentityKey, Signed
-from clients.enrol import CONFIG_FILE
 from tests.city import City, open_city
 from tests.command_line import Run
 

@@ -14,6 +14,7 @@ import tomli_w
 from clients.attendant import Attendant
 from clients.config import load_config, open_journal
 from clients.data_check import bind_data, check_data
+from clients.enrol import CONFIG_FILE
 from clients.outbox import leave_decision
 from clients.participant import Participant
 from clients.plans import refuse_plan
@@ -29,7 +30,6 @@ from shared.identity import DepartmentId, IdentityKey, sign_record
 from shared.journal import EntryKind
 from shared.messages import OpenEpoch, Refusal, SealRequest, UpdateRequest, decode_reply, decode_request
 from simulation.network import InMemoryTransport
-from clients.enrol import CONFIG_FILE
 from tests.city import City, open_city
 from tests.clients.participant_city import POLICE, reasons
 from tests.deployed_city import DeployedCity, deploy_with_plan, now

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from clients.config import load_department, open_journal
+from clients.enrol import CONFIG_FILE
 from clients.participant import Participant
 from clients.training.noise import OsRandomSource
 from shared.codec import decode, encode
@@ -28,7 +29,6 @@ from shared.messages import (
 from shared.parameters import vector_from_bytes, vector_to_bytes
 from shared.privacy.ledger import AttemptBurned
 from simulation.network import InMemoryTransport
-from clients.enrol import CONFIG_FILE
 from simulation.world import World, now
 from tests.city import FOUR, City, open_city
 from tests.clients.participant_city import (

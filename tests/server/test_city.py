@@ -18,22 +18,16 @@ from server.city import (
     load_server_tls,
     renew_server,
 )
-from server.cli import main
 from server.config import load_server, new_config, split_address
 from server.home import AuthorityHome
 from shared.certificates import load_certificate
 from shared.errors import CityFedError
 from shared.identity import IdentityKey, fingerprint
 from shared.keystore import save_identity
-from tests.command_line import Run, runner
+from tests.command_line import Run
 from tests.deployed_city import found, now
 
 PRIVATE = ("keys/roster.key", "keys/plan.key", "ca/ca.key", "tls/server.key", "superexec.secret")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    return runner(main, capsys, monkeypatch)
 
 
 @pytest.fixture

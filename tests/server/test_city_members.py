@@ -11,7 +11,6 @@ import pytest
 
 from server.audit import OWNER
 from server.city import load_city
-from server.cli import main
 from server.home import AuthorityHome
 from server.office import open_office
 from server.roster import admit, load_members, remove, rotate
@@ -22,7 +21,7 @@ from shared.errors import JournalError, ProtocolError
 from shared.identity import DepartmentId, IdentityKey, Roster, Signed, fingerprint
 from shared.journal import verify_journal
 from shared.roster import KeyState, endorse_key, key_states
-from tests.command_line import Run, runner
+from tests.command_line import Run
 from tests.deployed_city import found, now
 from tests.refusals import code_of
 
@@ -60,11 +59,6 @@ def applicant(home: AuthorityHome, name: str = "police") -> Applicant:
 @pytest.fixture
 def home(tmp_path: Path) -> AuthorityHome:
     return found(tmp_path)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    return runner(main, capsys, monkeypatch)
 
 
 def roster_of(admission: Admission) -> Roster:

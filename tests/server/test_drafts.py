@@ -11,7 +11,6 @@ import pytest
 
 from server.asks import PACKAGED, ModelChoice, PlanAsk, PrivacyAsk
 from server.city import load_city
-from server.cli import main
 from server.drafts import SIMULATED_ONLY, draft, load_ask, load_basis
 from server.home import AuthorityHome
 from server.plan_files import PlanState, list_plans, load_published, publish, sign
@@ -25,16 +24,11 @@ from shared.model_file import read_model
 from shared.package import package_digest
 from shared.parameters import model_hash
 from shared.plan import LocalOptimizer, Plan, accept_plan
-from tests.command_line import Run, runner
+from tests.command_line import Run
 from tests.deployed_city import SMALL_ASK, found, now
 from tests.refusals import code_of
 
 NAMES = ("environment", "health", "police", "transport")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    return runner(main, capsys, monkeypatch)
 
 
 class Town:

@@ -11,7 +11,6 @@ import pytest
 from clients.records import StepAnswered
 from server.checkpoint import STATE_FILE, CheckpointFolder, Progress, SavedRun
 from server.results import RunResult
-from server.spool import mapped, open_spool
 from shared.codec import decode
 from shared.errors import CityFedError, JournalError, ProtocolError, RoundAbortedError
 from shared.identity import DepartmentId
@@ -20,6 +19,7 @@ from shared.messages import UpdateRequest, decode_request
 from shared.transport import Transport
 from simulation.network import Fault, InMemoryTransport
 from tests.city import FOUR, City, open_city, small_scenario
+from tests.server.spooled import spooled
 
 HEALTH = "health"
 DROPPED = (Fault(department=HEALTH, step="update", kind="drop-request", round=1, until=1),)
@@ -52,18 +52,12 @@ class Mortal:
         for name, reply in self.carrier.exchange(requests, timeout_s=timeout_s):
             self.requests.append(requests[name])
             self._point()
-            yield name, reply if self.spool is None else in_a_file(self.spool, reply)
+            yield name, reply if self.spool is None else spooled(self.spool, reply)
 
     def _point(self) -> None:
         self.points += 1
         if self.points == self.dies_at:
             raise Killed
-
-
-def in_a_file(folder: Path, reply: bytes | memoryview) -> memoryview:
-    with open_spool(folder, len(reply)) as file:
-        file.write(reply)
-        return mapped(file)
 
 
 @dataclass

@@ -8,16 +8,10 @@ from pathlib import Path
 import pytest
 
 from server.replay import LONG_BYTES, RoundLog
-from server.spool import mapped, open_spool
+from tests.server.spooled import spooled
 
 LONG = bytes(range(256)) * (LONG_BYTES // 256) + b"end"
 BESIDE = "round-1.log.3.health"
-
-
-def spooled(folder: Path, data: bytes) -> memoryview:
-    with open_spool(folder, len(data)) as file:
-        file.write(data)
-        return mapped(file)
 
 
 @pytest.fixture

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from clients.training.audit.page import lines
 from clients.training.audit.run import AuditResult
-from simulation.cli import main
-from tests.command_line import Run, runner
+from tests.command_line import Run
 
 SMALL = (
     *("--set", "model.architecture=hashed-words"),
@@ -18,13 +16,6 @@ SMALL = (
     *("--set", "spare_attempts=0"),
     *("--set", "name=small"),
 )
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CITYFED_HOME", str(tmp_path / "no-home"))
-    return runner(main, capsys, monkeypatch)
 
 
 def test_an_audit_writes_its_report_and_prints_what_it_found(run: Run, tmp_path: Path) -> None:

@@ -11,22 +11,14 @@ from pathlib import Path
 import pytest
 
 from shared.journal import verify_journal
-from simulation.cli import main
 from simulation.network import Fault
 from simulation.scenario import PrivacyAsk
 from simulation.summary import read_summary
 from tests.city import FOUR
-from tests.command_line import Ended, Run, runner
+from tests.command_line import Ended, Run
 from tests.simulation.small_study import Edit, Study, with_police_rows, write_study
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CITYFED_HOME", str(tmp_path / "no-home"))
-    return runner(main, capsys, monkeypatch)
 
 
 def assert_refused(ended: Ended, code: int, reason: str, *words: str) -> None:

@@ -9,21 +9,12 @@ import sys
 from pathlib import Path
 
 import msgspec
-import pytest
 
-from simulation.cli import main
 from simulation.summary import RunSummary, read_summary
-from tests.command_line import Run, runner
+from tests.command_line import Run
 from tests.simulation.small_study import Study, write_study
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CITYFED_HOME", str(tmp_path / "no-home"))
-    return runner(main, capsys, monkeypatch)
 
 
 def test_json_prints_the_summary_and_nothing_else(run: Run, tmp_path: Path) -> None:

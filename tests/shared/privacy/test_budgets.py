@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from shared.privacy.accountant import ACCOUNTANT, NOISE_GRID, MechanismEvent, ep
 from shared.privacy.ledger import BudgetQuote, Budgets, PlanCharge, PrivacyLedger, WindowBudget
 from shared.privacy.plan import PrivacyBudget
 from tests import refusals
+from tests.ledger_history import exported
 
 DELTA = 1e-5
 EVENT = MechanismEvent(noise_multiplier=4.0, sample_rate=0.05, steps=10)
@@ -261,10 +261,6 @@ def test_p3_a_population_is_charged_per_person_or_per_device_and_never_both(ledg
 
 
 # --- what the department sees --------------------------------------------------------------------------------
-
-
-def exported(ledger: PrivacyLedger) -> list[dict[str, Any]]:
-    return [json.loads(msgspec.json.encode(item)) for item in ledger.export()]
 
 
 def recomputed(lines: Sequence[dict[str, Any]]) -> float:

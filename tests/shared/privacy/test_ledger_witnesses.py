@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from shared.journal import Journal
 from shared.privacy.accountant import ACCOUNTANT, MechanismEvent, epsilon
 from shared.privacy.ledger import Budgets, PlanCharge, PrivacyLedger
 from shared.privacy.plan import PrivacyBudget
-from tests.ledger_history import history
+from tests.ledger_history import exported, history
 from tests.shared.privacy.ledger_charges import now
 
 TABLE = [
@@ -48,11 +46,6 @@ def charge(number: int, event: MechanismEvent, attempts: int, delta: float) -> P
     )
 
 
-def exported(ledger: PrivacyLedger) -> list[dict[str, Any]]:
-    """The lines as another program reads them."""
-    return [json.loads(msgspec.json.encode(line)) for line in ledger.export()]
-
-
 def dp_accounting_epsilon(lines: Sequence[dict[str, Any]], delta: float) -> float:
     """The library with its own settings and none of our code."""
     import dp_accounting
@@ -73,12 +66,6 @@ def prv_epsilon(lines: Sequence[dict[str, Any]], delta: float, tolerance: float)
     accountant = PRVAccountant()
     accountant.history = [(line["noise_multiplier"], line["sample_rate"], line["counted_steps"]) for line in lines]
     return float(accountant.get_epsilon(delta, eps_error=tolerance))
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[PrivacyLedger]:
-    with Journal.open(tmp_path / "journal.db", owner="health") as journal:
-        yield PrivacyLedger(journal, now)
 
 
 @pytest.mark.parametrize("row", TABLE)

@@ -9,17 +9,10 @@ from shared.errors import ConfigError
 from shared.plan import ModelSpec
 from shared.tasks.lora import LoraLinear, add_lora
 from shared.tasks.text import build, initial_parameters, layout_of, load_vector, predict_scores, prepare, trained_layout
-from tests.fixtures.tiny_bert import tiny_spec, write_tiny_bert
+from tests.fixtures.tiny_bert import tiny_spec
 
 CPU = torch.device("cpu")
 TEXTS = ["we need water", "the bridge is closed", "help"]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    (folder / "sha256").write_text(write_tiny_bert(folder))
-    return folder
 
 
 @pytest.fixture

@@ -24,18 +24,11 @@ from shared.tasks.text import (
     prepare,
     trained_layout,
 )
-from tests.fixtures.tiny_bert import CONFIG, tiny_spec, write_tiny_bert
+from tests.fixtures.tiny_bert import CONFIG, tiny_spec
 
 CPU = torch.device("cpu")
 TEXTS = ["we need water", "the bridge is closed", "help", "storm road the storm is please help"]
 HASHED = ModelSpec(architecture="hashed-words", base_weights_sha256=HASHED_WORDS_SHA256)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    (folder / "sha256").write_text(write_tiny_bert(folder))
-    return folder
 
 
 def spec_of(weights: Path, trainable: str = "head", last_n: int = 0) -> ModelSpec:

@@ -22,7 +22,7 @@ from tests.clients.training.audit.planted_faults import (
     unsafe_class_weighted,
     unsafe_over_positives,
 )
-from tests.fixtures.tiny_bert import tiny_spec, write_tiny_bert
+from tests.fixtures.tiny_bert import tiny_spec
 
 HASHED = ModelSpec(architecture="hashed-words", base_weights_sha256=HASHED_WORDS_SHA256)
 Loss = Callable[[nn.Module, Prepared], Tensor]
@@ -43,13 +43,6 @@ def privacy(clipping: str = "flat", max_grad_norm: float = 0.1, noise_multiplier
 def flags(engine: str = "auto", physical_batch_size: int = 256) -> PerformanceFlags:
     name: Any = engine  # parametrised
     return PerformanceFlags(device="cpu", physical_batch_size=physical_batch_size, engine=name)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    (folder / "sha256").write_text(write_tiny_bert(folder))
-    return folder
 
 
 @pytest.mark.parametrize("engine", ["bookkeeping", "opacus"])
