@@ -52,13 +52,16 @@ def owner() -> IdentityKey:
 
 @pytest.fixture
 def policy_text() -> str:
-    return complete(
+    """A policy whose two floors differ."""
+    text = complete(
         department_policy("transport"),
         dataset="reports",
         contract_hash=CONTRACT,
         plan_key_fingerprint=fingerprint(PLAN_KEY.public),
         roster_key_fingerprint=fingerprint(ROSTER_KEY.public),
     )
+    assert "minimum_units = 150" in text
+    return text.replace("minimum_units = 150", "minimum_units = 120")
 
 
 @pytest.fixture

@@ -44,6 +44,8 @@ DAY = dt.timedelta(days=1)
 FIRST, LAST = dt.date(2025, 1, 1), dt.date(2035, 12, 31)
 PLAN_FIRST, PLAN_LAST = dt.date(2026, 1, 1), dt.date(2026, 12, 31)
 TERMS = DatasetTerms(contract_hash="ab" * 32, public_size=2048)
+OTHER_CONTRACT = DatasetTerms(contract_hash="ac" * 32, public_size=2048)
+THE_REST = dict.fromkeys(("environment", "health", "police"), OTHER_CONTRACT)  # theirs is their own affair
 PER_PERSON = PrivacyCaps(
     unit="person",
     epsilon_per_run=3.0,
@@ -79,6 +81,8 @@ CASES = [
     Case(governance.contract_agreed, "facts.public_size", 2047, False),
     Case(governance.contract_agreed, "facts.binding_unchanged", False, False),
     Case(governance.contract_agreed, "facts.plan.datasets", {"a": TERMS, "b": TERMS, "c": TERMS}, False),
+    Case(governance.contract_agreed, "facts.plan.datasets", {"transport": OTHER_CONTRACT, **THE_REST}, False),
+    Case(governance.contract_agreed, "facts.plan.datasets", {"transport": TERMS, **THE_REST}, True),
     Case(governance.contract_agreed, "facts.binding_unchanged", None, False),
     # R07
     Case(governance.bound_columns_allowed, "facts.columns", ("description", "request"), True),
@@ -99,8 +103,8 @@ CASES = [
     # R09
     Case(governance.enough_rows, "facts.rows_ok", 150, True),
     Case(governance.enough_rows, "facts.rows_ok", 149, False),
-    Case(governance.enough_rows, "facts.units", 150, True),
-    Case(governance.enough_rows, "facts.units", 149, False),
+    Case(governance.enough_rows, "facts.units", 120, True),
+    Case(governance.enough_rows, "facts.units", 119, False),
     Case(governance.enough_rows, "facts.public_size", 150, True),
     Case(governance.enough_rows, "facts.public_size", 149, False),
     # R10 (more below)

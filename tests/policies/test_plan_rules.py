@@ -1,4 +1,4 @@
-"""Who approves a plan (R10), and which metrics of it may leave (R17)."""
+"""What a plan learns from (R07), who approves it (R10), its noise (R12), and which metrics may leave (R17)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,47 @@ import pytest
 
 from policies import governance, limits
 from policies.facts import Approval, Facts
-from policies.policy import Policy
-from tests.policies.rule_cases import LOSS, Change
+from policies.policy import Policy, PrivacyCaps
+from shared.plan import LocalOptimizer
+from tests.policies.rule_cases import LOSS, PER_PERSON, Change
+
+
+# --- columns and rows ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lacking", [{"features": ()}, {"label": ""}])
+def test_a_data_set_of_which_nothing_may_be_learned_is_not_bound(
+    policy: Policy, facts: Facts, change: Change, lacking: dict[str, object]
+) -> None:
+    """Though every column that the binding maps may be read."""
+    bound = change(facts, "columns", ("service_request_id",))
+    assert governance.bound_columns_allowed(policy, bound).ok
+    ((field, value),) = lacking.items()
+    refused = governance.bound_columns_allowed(change(policy, f"columns.{field}", value), bound)
+    assert (refused.ok, refused.found) == (False, "columns for learning: none allowed")
+
+
+@pytest.mark.parametrize("asked", [{"features": ("service_request_id",)}, {"label": "service_request_id"}])
+def test_p4_a_plan_that_learns_from_an_identifier_is_told_that_it_is_one(
+    policy: Policy, facts: Facts, change: Change, asked: dict[str, object]
+) -> None:
+    ((field, value),) = asked.items()
+    refused = governance.plan_columns_allowed(policy, change(facts, f"plan.task.{field}", value))
+    assert not refused.ok
+    assert "identifiers: service_request_id" in refused.found
+
+
+@pytest.mark.parametrize(("caps", "floor"), [(None, 150), (PER_PERSON, 120)])
+def test_a_declared_size_counts_what_the_policy_protects(
+    policy: Policy, facts: Facts, change: Change, caps: PrivacyCaps | None, floor: int
+) -> None:
+    """Records against the floor of rows, persons against the floor of units."""
+    judged = policy if caps is None else change(policy, "privacy", caps)
+    assert governance.enough_rows(judged, change(facts, "public_size", floor)).ok
+    assert not governance.enough_rows(judged, change(facts, "public_size", floor - 1)).ok
+
+
+# --- approvals -----------------------------------------------------------------------------------------------
 
 
 def approvals(facts: Facts, *people: tuple[str, str, bool]) -> Facts:
@@ -48,6 +87,25 @@ def test_p4_a_plan_needs_a_steward_and_it_and_one_of_them_is_not_its_author(
 def test_p4_approvals_of_another_plan_do_not_count(policy: Policy, facts: Facts) -> None:
     other = tuple(msgspec.structs.replace(item, digest=bytes(32)) for item in facts.approvals)
     assert not governance.plan_approved(policy, dataclasses.replace(facts, approvals=other)).ok
+
+
+def test_p4_the_author_of_another_plan_is_no_author_of_this_one(policy: Policy, facts: Facts) -> None:
+    both = approvals(facts, (STEWARD, "steward", False), (IT, "it", True))
+    elsewhere = Approval(person=STEWARD, role="steward", digest=bytes(32), author=True)
+    assert governance.plan_approved(policy, dataclasses.replace(both, approvals=(*both.approvals, elsewhere))).ok
+
+
+# --- noise and metrics ---------------------------------------------------------------------------------------
+
+
+def test_p4_noise_is_shared_only_where_the_policy_caps_what_a_lone_share_would_tell(
+    policy: Policy, facts: Facts, change: Change
+) -> None:
+    single = change(change(facts, "plan.privacy.steps", 1), "plan.local_optimizer", LocalOptimizer(learning_rate=1.0))
+    sharing = change(single, "plan.privacy.mechanism", "shared-noise")
+    assert limits.privacy_terms_allowed(policy, sharing).ok
+    refused = limits.privacy_terms_allowed(change(policy, "privacy.epsilon_lone_share", None), sharing)
+    assert (refused.ok, refused.found) == (False, "noise: shared, and no `epsilon_lone_share`")
 
 
 def with_extra(facts: Facts, noise_multiplier: float) -> Facts:

@@ -10,17 +10,17 @@ import msgspec
 import pytest
 
 from server.audit import OWNER
-from server.city import load_city
+from server.city import load_city, load_roster_key
 from server.home import AuthorityHome
 from server.office import open_office
 from server.roster import admit, load_members, remove, rotate
 from shared.certificates import TlsKey, certificate_digest, certified_key, load_certificate, make_signing_request
 from shared.city import Admission, EnrolmentRequest, sign_request
-from shared.codec import decode, dump_json
+from shared.codec import decode, dump_json, encode
 from shared.errors import JournalError, ProtocolError
-from shared.identity import DepartmentId, IdentityKey, Roster, Signed, fingerprint
+from shared.identity import DepartmentId, IdentityKey, Roster, Signed, fingerprint, sign_record
 from shared.journal import verify_journal
-from shared.roster import KeyState, endorse_key, key_states
+from shared.roster import ROSTER_LABEL, KeyState, endorse_key, key_states
 from tests.command_line import Run
 from tests.deployed_city import found, now
 from tests.refusals import code_of
@@ -131,6 +131,9 @@ def test_a_member_is_not_admitted_twice_and_no_key_is_shared(home: AuthorityHome
     assert code_of(Applicant(home, "police", one.identity, TlsKey.generate()).admitted) == "member-exists"
     assert code_of(Applicant(home, "health", one.identity, TlsKey.generate()).admitted) == "key-reused"
     assert code_of(Applicant(home, "health", IdentityKey.generate(), one.tls).admitted) == "key-reused"
+    impostor = Applicant(home, "police", IdentityKey.generate(), one.tls)  # as far as the certificate shows
+    assert code_of(impostor.admitted) == "member-exists"
+    assert code_of(lambda: rotate(home, impostor.signed(), now=now())) == "key-reused"
     assert state(home) == before
 
 
@@ -212,6 +215,18 @@ def test_a_certificate_is_renewed_and_the_old_one_counts_no_more(home: Authority
     assert roster_of(second).members == roster_of(first).members
 
 
+def test_a_renewed_certificate_takes_no_word_of_the_old_identity_back(home: AuthorityHome) -> None:
+    """A department that skipped both rosters still knows whose key that is."""
+    old = applicant(home)
+    old.admitted()
+    new, signed = exchanged(old)
+    rotate(home, signed, now=now())
+    renewed = Applicant(home, old.name, new.identity, TlsKey.generate())
+    roster = roster_of(rotate(home, renewed.signed(), now=now()))
+    police = DepartmentId("police")
+    assert key_states(roster, {police: old.identity.public})[police] is KeyState.ENDORSED
+
+
 def test_a_rotation_is_for_members_and_no_old_key_comes_back(home: AuthorityHome) -> None:
     old = applicant(home)
     assert code_of(lambda: rotate(home, old.signed(), now=now())) == "member-unknown"
@@ -278,6 +293,17 @@ def test_a_journal_that_was_rolled_back_issues_nothing(home: AuthorityHome) -> N
     with pytest.raises(JournalError) as caught:
         act()
     assert caught.value.code == "roster-rolled-back"
+
+
+def test_another_roster_with_the_serial_of_the_newest_is_one_that_the_journal_does_not_know(
+    home: AuthorityHome,
+) -> None:
+    roster = roster_of(applicant(home).admitted())
+    other = msgspec.structs.replace(roster, members={"police": IdentityKey.generate().public})
+    home.roster.write_bytes(encode(sign_record(load_roster_key(home), ROSTER_LABEL, other)))
+    before = state(home)
+    assert code_of(applicant(home, "health").admitted) == "roster-rolled-back"
+    assert state(home) == before
 
 
 def test_the_journal_shows_an_edit(home: AuthorityHome) -> None:
