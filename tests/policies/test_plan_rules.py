@@ -13,7 +13,6 @@ from policies.policy import Policy, PrivacyCaps
 from shared.plan import LocalOptimizer
 from tests.policies.rule_cases import LOSS, PER_PERSON, Change
 
-
 # --- columns and rows ----------------------------------------------------------------------------------------
 
 

@@ -48,6 +48,11 @@ def test_p4_another_model_than_the_countersigned_one_is_not_installed_whoever_si
     assert not_installed(finished) == "model-changed"
 
 
+def test_p4_a_file_that_was_not_signed_is_not_installed_though_it_holds_the_model(finished: Finished) -> None:
+    finished.sign_again(file_sha256="0" * 64)
+    assert not_installed(finished) == "model-changed"
+
+
 class NeverFinal(Coordinator):
     """An authority that tells nobody which round is the last."""
 

@@ -15,7 +15,7 @@ from server.audit import OWNER
 from server.city import load_roster_key
 from server.plan_files import load_published
 from server.roster import load_members
-from shared.attack_audit import ATTACK_AUDIT_LABEL, AuditedClaim
+from shared.attack_audit import ATTACK_AUDIT_LABEL, AuditedClaim, open_attack_audits
 from shared.codec import decode, encode, load_json
 from shared.identity import IdentityKey, Roster, Signed, sign_record
 from shared.journal import Journal
@@ -25,7 +25,8 @@ from shared.plan import ReleaseTerms
 from shared.release import CARD_FILE
 from shared.roster import ROSTER_LABEL, endorse_key
 from tests.deployed_city import SMALL_ASK, deploy_with_plan, now
-from tests.finished_city import file_run, run_published
+from tests.finished_city import attack_audit, file_run, run_published
+from tests.refusals import code_of
 from tests.release.released_city import Finished, broken_rules, not_installed, not_released, release, with_policy
 
 # --- audits ------------------------------------------------------------------------------------------------
@@ -37,6 +38,7 @@ def test_p4_without_the_audit_that_the_plan_demands_nothing_is_signed(finished: 
 
 
 REFUTED = tuple(AuditedClaim(name=name, epsilon=2.0, lower_bound=2.1, ceiling=6.0) for name in ("reference", "plan"))  # type: ignore[arg-type]  # both are claims
+ELSEWHERE = tuple(AuditedClaim(name=name, epsilon=2.5, lower_bound=0.1, ceiling=6.0) for name in ("reference", "plan"))  # type: ignore[arg-type]  # both are claims
 AUDITS: dict[str, tuple[dict[str, object], str]] = {
     "of another plan": ({"plan_digest": bytes(32)}, "audit-foreign"),
     "of another package": ({"package_digest": "0" * 64}, "audit-foreign"),
@@ -44,6 +46,7 @@ AUDITS: dict[str, tuple[dict[str, object], str]] = {
     "of a stranger": ({"department": "zoo"}, "audit-foreign"),
     "that failed": ({"failures": ("claim-exceeded",)}, "audit-failed"),
     "that refutes a claim and does not say so": ({"claims": REFUTED}, "audit-failed"),
+    "of another epsilon than the plan's": ({"claims": ELSEWHERE}, "audit-failed"),
     "without the plan's claim": ({"claims": REFUTED[:1]}, "audit-failed"),
     "without a claim": ({"claims": ()}, "audit-failed"),
 }
@@ -57,6 +60,18 @@ def test_p4_an_audit_counts_for_nobody(finished: Finished, name: str) -> None:
     assert not_released(finished, path) == code
     finished.sign_again(audits=(load_json(path.read_bytes(), Signed, where="audit"),))
     assert not_installed(finished) == code
+
+
+def test_p4_a_member_outside_the_plans_cohort_audits_nothing(original: Finished, tmp_path: Path) -> None:
+    datasets = {name: terms for name, terms in original.plan.datasets.items() if name != "health"}
+    plan = msgspec.structs.replace(original.plan, datasets=datasets)
+    keys = load_members(original.city.authority).roster.members
+    by_health, by_police = (
+        load_json(attack_audit(original.city, name, plan, tmp_path).read_bytes(), Signed, where=name)
+        for name in ("health", "police")
+    )
+    assert [audit.department for audit in open_attack_audits([by_police], plan=plan, keys=keys)] == ["police"]
+    assert code_of(lambda: open_attack_audits([by_health], plan=plan, keys=keys)) == "audit-foreign"
 
 
 def test_p4_one_department_is_one_audit(finished: Finished) -> None:

@@ -45,13 +45,17 @@ def update(sequence: int, head: bytes = ONE, key: IdentityKey = KEY) -> MaskedUp
     )
 
 
-def close(journal: Journal, sequence: int, *, run: bytes = RUN, round_number: int = 1) -> None:
-    """A round whose update was at this position and whose countersignature is two further."""
+def close(
+    journal: Journal, sequence: int, *, run: bytes = RUN, round_number: int = 1, countersigned: bool = True
+) -> None:
+    """A round whose update was at this position and whose countersignature, if any, is two further."""
     receipts = {POLICE: update(sequence).receipt}
     done = RoundDone(
         run=run, round=round_number, sid=bytes(32), survivors=(POLICE,), model_hash=bytes(32), receipts=receipts
     )
     journal.append(EntryKind.ROUND, done, now=NOW)
+    if not countersigned:
+        return
     head = HeadReceipt(department=POLICE, closed_hash=bytes(32), journal_sequence=sequence + 2, journal_head=ONE)
     signed = Countersigned(run=run, round=round_number, receipts={POLICE: sign_record(KEY, "head-receipt", head)})
     journal.append(EntryKind.COUNTERSIGNED, signed, now=NOW)
@@ -82,6 +86,16 @@ def test_p5_another_entry_at_the_last_position_is_refused(journal: Journal) -> N
     heads = KnownHeads(journal, RUN)
     assert verdict(heads, 2, update(12, ONE)) == "taken"
     assert verdict(heads, 2, update(12, TWO)) == "journal-rolled-back"
+
+
+def test_p5_a_round_that_was_not_countersigned_is_later_than_the_countersignature_of_the_one_before(
+    journal: Journal,
+) -> None:
+    close(journal, 10)
+    close(journal, 20, round_number=2, countersigned=False)
+    heads = KnownHeads(journal, RUN)
+    assert verdict(heads, 3, update(19)) == "journal-rolled-back"
+    assert verdict(heads, 3, update(20)) == "taken"
 
 
 def test_p5_other_runs_count_whatever_their_rounds_are(journal: Journal) -> None:

@@ -37,6 +37,8 @@ def authority(city: str = "metropolis", hosts: tuple[str, ...] = HOSTS) -> Certi
 
 
 CITY, KEY = authority(), TlsKey.generate()
+EXPIRED = found_authority("metropolis", CITY.key, HOSTS, now=NOW - dt.timedelta(days=20_000)).certificate
+"""Of the city's own key, so that what the city issued is by its issuer."""
 MEMBER = CITY.issue_member(KEY.private.public_key(), "police", now=NOW)
 
 
@@ -204,6 +206,7 @@ def test_files_that_fit_together_are_loaded_and_print_no_key(files: tuple[Path, 
         (1, certificate_pem(CITY.certificate), "certificate-foreign-key"),
         (2, certificate_pem(authority().certificate), "certificate-foreign-city"),
         (2, certificate_pem(MEMBER), "certificate-foreign-city"),
+        (2, certificate_pem(EXPIRED), "certificate-expired"),
     ],
 )  # fmt: skip
 def test_files_that_do_not_fit_are_named(files: tuple[Path, Path, Path], which: int, content: bytes, code: str) -> None:
