@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -20,6 +23,8 @@ from server.submit import stop_run
 from shared.errors import CityFedError, ConfigError, RoundAbortedError, SetupError
 from shared.identity import DepartmentId
 from shared.journal import Journal
+from shared.supervise import process_status
+from tests.deployed_city import now
 from tests.server.small_home import ALIVE, GONE, small_home, submitted
 
 
@@ -128,6 +133,37 @@ def test_a_run_that_was_told_to_stop_ends_as_stopped_whatever_it_meets(home: Aut
 
     with pytest.raises(SetupError):
         conduct(home, folder.path.name, stopped_meanwhile)
+    assert verdict(folder) == ("failed", "run-stopped")
+
+
+@contextmanager
+def another_process() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does nothing until it is killed."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_the_process_of_a_run_hears_at_once_that_it_is_stopped(home: AuthorityHome) -> None:
+    folder = submitted(home)
+    with another_process() as process:
+        folder.write(RunStatus(state="running", process=process_status(process.pid), since=now()))
+        stop_run(home, folder.path.name)
+        assert process.wait(timeout=30) == -signal.SIGTERM
+    assert verdict(folder) == ("failed", "run-stopped")
+
+
+def test_whoever_answers_for_a_run_that_has_no_process_yet_is_left_alone_when_it_is_stopped(
+    home: AuthorityHome,
+) -> None:
+    """That is `up`, which keeps everything else running."""
+    with another_process() as process:
+        folder = submitted(home, process=process_status(process.pid))
+        stop_run(home, folder.path.name)
+        process.kill()
+        assert process.wait(timeout=30) == -signal.SIGKILL
     assert verdict(folder) == ("failed", "run-stopped")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,11 +17,12 @@ import pytest
 
 from server.home import AuthorityHome
 from server.release import write_model
+from server.roster import remove
 from server.runs import RunFolder, Submitted, run_folders
 from server.submit import submit_run
 from server.superlink import Control, SuperLink
 from shared.codec import dump_json
-from shared.errors import CityFedError, SetupError
+from shared.errors import CityFedError, ConfigError, SetupError
 from shared.identity import DepartmentId
 from shared.private_files import make_private_folder
 from shared.supervise import STATUS_FILE, ProgramStatus, Status, process_status
@@ -36,10 +38,43 @@ def founded(tmp_path_factory: pytest.TempPathFactory) -> AuthorityHome:
     return small_home(tmp_path_factory.mktemp("city"))
 
 
+def never(_superlink: SuperLink) -> AbstractContextManager[Control]:
+    raise AssertionError("Flower was called")
+
+
 def code_of_submitting(home: AuthorityHome) -> str:
     with pytest.raises(CityFedError) as caught:
         submit_run(home, PLAN.digest().hex(), now=THEN)
     return caught.value.code
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_plan_is_submitted_on_its_days_only(founded: AuthorityHome, days: int) -> None:
+    with pytest.raises(ConfigError, match=f"valid from {DAY} to {DAY}") as caught:
+        submit_run(founded, PLAN.digest().hex(), now=THEN + dt.timedelta(days=days), control_of=never)
+    assert caught.value.code == "plan-dates"
+    assert list(run_folders(founded)) == []
+
+
+def test_a_plan_of_a_department_that_is_no_member_any_more_is_not_submitted(
+    founded: AuthorityHome, tmp_path: Path
+) -> None:
+    shutil.copytree(founded.root, tmp_path / "authority")
+    home = AuthorityHome(tmp_path / "authority")
+    remove(home, "police", now=now())
+    with pytest.raises(ConfigError, match=r"^Not on the roster: police\.$") as caught:
+        submit_run(home, PLAN.digest().hex(), now=THEN, control_of=never)
+    assert caught.value.code == "cohort-not-admitted"
+    assert list(run_folders(home)) == []
+
+
+def test_nothing_is_submitted_while_the_authority_is_off(founded: AuthorityHome) -> None:
+    with switched_on(founded):
+        (founded.service / STATUS_FILE).write_bytes(dump_json(Status(supervisor=GONE, programs={})))
+        with pytest.raises(SetupError, match=r"start `cityfed-server up`") as caught:
+            submit_run(founded, PLAN.digest().hex(), now=THEN, control_of=never)
+        assert caught.value.code == "authority-off"
+        assert list(run_folders(founded)) == []
 
 
 @pytest.mark.parametrize("process", [ALIVE, GONE])
