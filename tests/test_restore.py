@@ -24,7 +24,7 @@ from server.audit import OWNER
 from server.city import load_city
 from server.heads import KnownHeads
 from shared.codec import dump_json, load_json
-from shared.errors import CityFedError
+from shared.errors import CityFedError, ConfigError
 from shared.identity import DepartmentId, Roster, sign_record
 from shared.journal import Journal
 from shared.keystore import load_identity
@@ -94,6 +94,8 @@ def test_p3_a_run_that_was_open_when_the_backup_was_made_counts_in_full(lost: Lo
     restored = lost.restore(tmp_path / "home", backup, (line,))
     assert (restored.charged, restored.closed) == ((lost.plan.run_id().hex(),), "")
     assert spent(tmp_path / "home" / "client.toml") == pytest.approx(in_full(lost.plan))
+    rebound = lost.restore(bound_to_another(lost, tmp_path / "rebound"), backup, (line,))
+    assert rebound == restored  # the ledger knew what it costs and to which data set
 
 
 def test_p3_a_run_whose_plan_is_not_known_closes_the_ledger(lost: Lost, tmp_path: Path) -> None:
@@ -127,12 +129,16 @@ def test_p3_a_run_under_another_policy_than_the_backups_closes_the_ledger(lost: 
 
 
 def test_p3_a_run_is_not_charged_to_a_data_set_that_the_policy_does_not_name(lost: Lost, tmp_path: Path) -> None:
-    home = tmp_path / "home"
+    assert lost.restore(bound_to_another(lost, tmp_path / "home"), lost.before).closed == "restore-plan-unknown"
+
+
+def bound_to_another(lost: Lost, home: Path) -> Path:
+    """A home in which another data set was declared since."""
     home.mkdir()
     name = load_config(lost.city.config(POLICE)).binding
     declaration = load_declaration(lost.city.home(POLICE) / name)
     write_declaration(home / name, msgspec.structs.replace(declaration, dataset="another"))
-    assert lost.restore(home, lost.before).closed == "restore-plan-unknown"
+    return home
 
 
 def test_a_restored_home_can_be_lost_again(lost: Lost, tmp_path: Path) -> None:
@@ -213,6 +219,23 @@ def test_p5_a_home_with_a_journal_gets_no_file_of_a_backup(lost: Lost, tmp_path:
         restore_home(home, backup, [], now=now())
     assert caught.value.code == "journal-exists"
     assert content(home) == before
+
+
+def test_a_backup_of_another_department_is_not_restored_into_a_home(lost: Lost, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(lost.city.config("health"), home)
+    before = (home / "client.toml").read_bytes()
+    lost.assert_refused("backup-foreign", home, lost.after)
+    assert (home / "client.toml").read_bytes() == before
+
+
+def test_a_backup_is_never_written_over(lost: Lost) -> None:
+    before = sorted((path, path.read_bytes()) for path in lost.after.rglob("*") if path.is_file())
+    with pytest.raises(ConfigError, match="is never overwritten") as caught:
+        make_backup(lost.city.config(POLICE), lost.after, keys=True, now=now())
+    assert caught.value.code == "backup-exists"
+    assert before == sorted((path, path.read_bytes()) for path in lost.after.rglob("*") if path.is_file())
 
 
 def test_private_keys_are_in_a_backup_only_if_they_are_asked_for(lost: Lost, tmp_path: Path) -> None:
