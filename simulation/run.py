@@ -13,26 +13,20 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from clients.training.noise import OsRandomSource, RandomSource
-from server.asks import PACKAGED, ModelBasis
+from server.asks import ModelBasis
 from server.asks import calibrate as calibrate_ask
 from server.release import write_model
 from shared.errors import ConfigError
 from shared.identity import DepartmentId
 from shared.model_file import MODEL_FILE, file_digest
 from shared.plan import default_aggregation
-from shared.privacy.accountant import epsilon
-from shared.privacy.citywide import city_worst_case
-from shared.privacy.extras import extra_charges, noised_metrics, plan_events
 from shared.privacy.plan import PrivacyParams
 from shared.private_files import make_private_folder
 from shared.release import CARD_FILE
@@ -43,25 +37,12 @@ from simulation.report import write_report
 from simulation.report.card import model_card
 from simulation.rows import Split, split_rows
 from simulation.run_folder import PLAN_FILE, claim_folder, finished_seeds, next_world, read_plan, seed_file, seeds_of
-from simulation.scenario import Scenario, load_scenario
+from simulation.scenario import Scenario
 from simulation.setup import ensure_setup
-from simulation.statistics import arm_summary, gain_summary
-from simulation.study import METRIC, Released, SeedResult, SeedStudy, Stopwatch
-from simulation.summary import (
-    EMERGENCY_DATA,
-    METRICS_FILE,
-    STAND_IN_TUNING,
-    ArmName,
-    CityWorstCase,
-    ExtraSummary,
-    MetricsWriter,
-    RunSummary,
-    write_summary,
-    write_whole,
-)
+from simulation.study import Released, SeedResult, SeedStudy, Stopwatch
+from simulation.summarise import summarise
+from simulation.summary import METRICS_FILE, MetricsWriter, RunSummary, write_summary, write_whole
 from simulation.world import now
-
-PACKAGES = ("flwr", "torch", "opacus", "transformers", "dp-accounting", "cryptography", "pandas", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,67 +202,9 @@ def conclude(
     return summary
 
 
-def summarise(
-    scenario: Scenario,
-    results: Sequence[SeedResult],
-    *,
-    started: dt.datetime,
-    unsafe: bool,
-    seconds: Mapping[str, float],
-    out: Path,
-) -> RunSummary:
-    """Put the seeds together."""
-    names = sorted(scenario.departments)
-    scores = {arm: _scores(results, arm, names) for arm in _ARMS}
-    arms = {arm: arm_summary(values) for arm, values in scores.items()} if results else {}
-    first = next((item for item in results if item.seed == scenario.seed), None)
-    complete = len(results) == scenario.seeds
-    return RunSummary(
-        task=scenario.task.kind,
-        scenario=scenario.name,
-        metric=METRIC,
-        data=EMERGENCY_DATA if scenario.data.source == "emergency-messages" else "Files that the scenario names.",
-        tuning=_tuning(scenario),
-        complete=complete,
-        noise="unsafe" if unsafe else "cryptographic",
-        seeds=len(results),
-        seeds_planned=scenario.seeds,
-        rounds=scenario.rounds,
-        spare_attempts=scenario.spare_attempts,
-        arms=arms,
-        gain=gain_summary(scores["federated"], scores["local"]) if results else None,
-        privacy=first.privacy if first else {},
-        city_worst_case=_city_worst_case(scenario, first, out),
-        left=first.left if first else {},
-        extras=_extras(first, out),
-        seconds={**seconds, **_total_seconds(results)},
-        started=started,
-        finished=now() if complete else None,
-        versions={"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
-        notes=_notes(scenario, results),
-    )
-
-
-_ARMS: tuple[ArmName, ...] = ("local", "federated", "pooled")
-
-
 def _cryptographic(_name: str) -> RandomSource:
     """Return the production source; a name cannot choose it."""
     return OsRandomSource()
-
-
-def _tuning(scenario: Scenario) -> str:
-    """Say how the settings of all arms were chosen, as far as this package knows it."""
-    if _tuned_part(scenario) in [_tuned_part(load_scenario(name)[0]) for name in PACKAGED]:
-        return STAND_IN_TUNING
-    return "The settings of all arms are those of the scenario as it was run; how they were chosen is not recorded."
-
-
-def _tuned_part(scenario: Scenario) -> tuple[object, ...]:
-    """Return what was tuned, and what it was tuned for."""
-    rounds = (scenario.rounds, scenario.spare_attempts)
-    optimizers = (scenario.optimizer, scenario.server_optimizer)
-    return (scenario.data.source, scenario.model, scenario.privacy, optimizers, rounds)
 
 
 def _split(binding: Path, split: Split, scenario: Scenario, seed: int) -> None:
@@ -310,54 +233,3 @@ def _write_card(out: Path, summary: RunSummary) -> None:
     plan = read_plan(out)
     card = model_card(summary, model_file=MODEL_FILE, model_sha256=digest, plan_digest=plan.digest().hex())
     write_whole(out / CARD_FILE, card.encode())
-
-
-def _scores(results: Sequence[SeedResult], arm: ArmName, names: Sequence[str]) -> dict[str, list[float]]:
-    """Collect final scores: department -> one value a seed."""
-    return {name: [result.scores[arm][name] for result in results] for name in names}
-
-
-def _total_seconds(results: Sequence[SeedResult]) -> dict[str, float]:
-    """Add up the phases of all seeds."""
-    total: dict[str, float] = {}
-    for result in results:
-        for phase, value in result.seconds.items():
-            total[phase] = total.get(phase, 0.0) + value
-    return total
-
-
-def _city_worst_case(scenario: Scenario, first: SeedResult | None, out: Path) -> CityWorstCase | None:
-    """Say what somebody pays who has a record in each department (privacy 1)."""
-    if first is None:
-        return None
-    plan = read_plan(out)
-    events = plan_events(plan, plan.attempts)
-    delta = plan.privacy.budget.delta
-    return CityWorstCase(epsilon=city_worst_case(events, len(scenario.departments), delta).epsilon, delta=delta)
-
-
-def _extras(first: SeedResult | None, out: Path) -> tuple[ExtraSummary, ...]:
-    """Describe the noised metrics of the plan."""
-    if first is None:
-        return ()
-    plan = read_plan(out)
-    nothing = np.zeros(len(plan.layout.extras))
-    return tuple(
-        ExtraSummary(
-            name=metric.name,
-            noise_stddev=metric.noise_stddev,
-            epsilon=epsilon([charge.event.times(plan.attempts)], plan.privacy.budget.delta),
-        )
-        for metric, charge in zip(
-            noised_metrics(nothing, plan, plan.cohort), extra_charges(plan.layout.extras), strict=True
-        )
-    )
-
-
-def _notes(scenario: Scenario, results: Sequence[SeedResult]) -> tuple[str, ...]:
-    """Say what a reader must know about this run."""
-    smallest = min((count for result in results for count in result.survivors), default=len(scenario.departments))
-    notes = [f"Faults were switched on: {len(scenario.faults)}."] if scenario.faults else []
-    if smallest < len(scenario.departments):
-        notes.append(f"In at least one round only {smallest} departments were in the sum.")
-    return tuple(notes)
