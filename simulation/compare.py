@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -40,17 +41,19 @@ def compare_arms(first: str, second: str) -> Comparison:
 
     Raises:
         ConfigError: ``arm-unknown``, ``run-folder-summary``, ``run-folder-malformed``, ``runs-unlike`` when the runs
-            did not split the same data in the same way, ``no-common-seed``.
+            have another task or, at a common seed, did not split the same rows in the same way, ``no-common-seed``.
     """
-    (left, left_scores), (right, right_scores) = _read(first), _read(second)
-    if _splits_of(left) != _splits_of(right):
-        raise ConfigError("runs-unlike", f"{first} and {second} are not runs over the same data, split the same way.")
-    seeds = sorted(left_scores.keys() & right_scores.keys())
+    left, right = _read(first), _read(second)
+    if left.scenario.task != right.scenario.task:
+        raise ConfigError("runs-unlike", f"{first} and {second} are runs of different tasks.")
+    seeds = sorted(left.results.keys() & right.results.keys())
     if not seeds:
         raise ConfigError("no-common-seed", f"{first} and {second} have no finished seed in common.")
-    names = sorted(left.departments)
+    for seed in seeds:
+        _require_same_splits(left.results[seed], right.results[seed], where=f"{first} and {second}")
+    names = sorted(left.scenario.departments)
     one, other = (
-        {name: [scores[seed][name] for seed in seeds] for name in names} for scores in (left_scores, right_scores)
+        {name: [run.results[seed].scores[run.arm][name] for seed in seeds] for name in names} for run in (left, right)
     )
     means = tuple(sum(map(sum, columns.values())) / len(seeds) / len(names) for columns in (one, other))
     return Comparison(
@@ -78,10 +81,19 @@ def print_comparison(found: Comparison) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _read(named: str) -> tuple[Scenario, dict[int, dict[str, float]]]:
-    """Read a run's scenario, and one arm's score by seed and department."""
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What a run folder holds, and the arm that is asked for."""
+
+    scenario: Scenario
+    arm: ArmName
+    results: dict[int, SeedResult]
+
+
+def _read(named: str) -> _Run:
+    """Read a run's scenario and its finished seeds."""
     folder, _, arm = named.rpartition(":")
-    known = {name: name for name in get_args(ArmName)}
+    known: dict[str, ArmName] = {name: name for name in get_args(ArmName)}
     if arm not in known:
         raise ConfigError("arm-unknown", f"{named} does not name an arm: write DIR:ARM, ARM one of {', '.join(known)}.")
     path = Path(folder) / SCENARIO_FILE
@@ -91,11 +103,16 @@ def _read(named: str) -> tuple[Scenario, dict[int, dict[str, float]]]:
         raise ConfigError("run-folder-summary", f"{path} cannot be read: name a run folder.") from cause
     except (msgspec.DecodeError, UnicodeDecodeError) as cause:
         raise ConfigError("run-folder-malformed", f"{path} is not a scenario of this version: {cause}.") from cause
-    results: list[SeedResult] = finished_seeds(scenario, Path(folder))
-    return scenario, {result.seed: result.scores[known[arm]] for result in results}
+    results = {result.seed: result for result in finished_seeds(scenario, Path(folder))}
+    return _Run(scenario=scenario, arm=known[arm], results=results)
 
 
-def _splits_of(scenario: Scenario) -> tuple[object, ...]:
-    """Return what decides which rows are trained and measured at a seed."""
-    data = scenario.data
-    return (data.source, data.limit, data.holdout, scenario.departments, scenario.task)
+def _require_same_splits(one: SeedResult, other: SeedResult, *, where: str) -> None:
+    """Refuse runs of which a department had other rows, or the same rows on other sides; paths do not count."""
+    unlike = sorted({name for name, _ in one.splits.items() ^ other.splits.items()})
+    if unlike:
+        raise ConfigError(
+            "runs-unlike",
+            f"{where} are not runs over the same data, split the same way: at seed {one.seed} the splits of "
+            f"{', '.join(unlike)} differ.",
+        )

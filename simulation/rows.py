@@ -14,12 +14,17 @@ from pathlib import Path
 
 import tomli_w
 
+from clients.binding import bound_contract, load_binding
 from clients.persons import owners_of
+from shared.codec import canonical_json, sha256
+from shared.contracts.contract import agreement_hash
 from shared.errors import ConfigError
 from shared.private_files import make_private_folder, write_private_file
 
 TRAIN_BINDING = "binding.toml"
 HOLDOUT_BINDING = "holdout.toml"
+TRAIN_FILE = "train.csv"
+HOLDOUT_FILE = "holdout.csv"
 
 Unit = list[list[str]]
 """Rows that stay on one side: a single one, or those of one owner."""
@@ -41,9 +46,28 @@ class Split:
         """Binding of the rows to be measured on."""
         return self.folder / HOLDOUT_BINDING
 
+    def digest(self) -> str:
+        """Return SHA-256 over both files and what their columns mean, as 64 hex digits; no name or path counts.
+
+        Whoever knows almost every row can guess the others with it, so it is for comparing runs and for no report.
+
+        Raises:
+            ContractError: as :func:`clients.binding.load_binding`.
+        """
+        binding = load_binding(self.train)
+        meaning = (
+            agreement_hash(bound_contract(binding)),
+            binding.columns,
+            binding.units,
+            binding.owner,
+            binding.several_owners,
+        )
+        files = [(self.folder / name).read_bytes() for name in (TRAIN_FILE, HOLDOUT_FILE)]
+        return sha256(b"split", canonical_json(meaning), *files).hex()
+
     def forget_rows(self) -> None:
         """Delete the copied rows; bindings and declaration stay as evidence of what ran."""
-        for name in ("train.csv", "holdout.csv"):
+        for name in (TRAIN_FILE, HOLDOUT_FILE):
             (self.folder / name).unlink(missing_ok=True)
 
 
@@ -69,10 +93,10 @@ def split_rows(binding: Path, folder: Path, *, seed: int, limit: int, holdout: f
     mixed = _shuffled(chosen if owner is None else _by_owner(chosen, owner), f"seed {seed}")
     cut = round(len(mixed) * holdout)
     make_private_folder(folder)
-    for name, part in (("holdout", mixed[:cut]), ("train", mixed[cut:])):
-        _write_csv(folder / f"{name}.csv", header, _flat(part))
+    for file, part in ((HOLDOUT_FILE, mixed[:cut]), (TRAIN_FILE, mixed[cut:])):
+        _write_csv(folder / file, header, _flat(part))
     split = Split(folder)
-    for path, file in ((split.train, "train.csv"), (split.holdout, "holdout.csv")):
+    for path, file in ((split.train, TRAIN_FILE), (split.holdout, HOLDOUT_FILE)):
         source = {**tree, "source": {**tree["source"], "path": file}}
         write_private_file(path, tomli_w.dumps(source).encode())
     return split

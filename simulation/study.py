@@ -51,10 +51,12 @@ class SeedResult(Record, frozen=True, kw_only=True):
     Attributes:
         scores: average precision of the final model per arm and department.
         rows: every measured value, for ``metrics.jsonl``.
+        splits: digest of each department's split, by which another run is known to have the same; for no report.
         seconds: time per phase, in seconds.
     """
 
     seed: int
+    splits: dict[str, str]
     scores: dict[ArmName, dict[str, float]]
     rows: tuple[MetricRow, ...]
     privacy: dict[str, PrivacySummary]
@@ -149,6 +151,7 @@ class SeedStudy:
             self._solo("pooled", POOLED, plan, optimizer=self.scenario.optimizer.pooled, holders=departments)
         seed_result = SeedResult(
             seed=self.seed,
+            splits={str(name): split.digest() for name, split in self.splits.items()},
             scores=self._final_scores(),
             rows=tuple(self._rows),
             privacy=privacy,

@@ -51,21 +51,44 @@ def test_two_runs_are_paired_by_seed_and_printed(study: Study, other: Path, caps
     assert "police: +0.000" in printed
 
 
-def test_runs_that_split_the_data_in_another_way_are_not_compared(study: Study, other: Path) -> None:
-    def more_held_out(tree: dict[str, dict[str, dict[str, object]]]) -> None:
-        tree["scenario"]["data"]["holdout"] = 0.5
-
-    edit(other / "scenario.json", more_held_out)  # type: ignore[arg-type]  # the shape of this file
+def refused(first: str, second: str) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        compare_arms(f"{study.folder}:local", f"{other}:local")
-    assert caught.value.code == "runs-unlike"
+        compare_arms(first, second)
+    return caught.value
+
+
+def test_runs_in_which_a_department_had_other_rows_at_one_seed_are_not_compared(study: Study, other: Path) -> None:
+    def other_rows(tree: dict[str, object]) -> None:
+        tree["splits"]["police"] = 64 * "0"  # type: ignore[index]  # the shape of this file
+
+    edit(other / "seeds" / "0002.json", other_rows)
+    error = refused(f"{study.folder}:local", f"{other}:local")
+    assert error.code == "runs-unlike"
+    assert error.message.endswith("at seed 2 the splits of police differ.")
+    (other / "seeds" / "0002.json").unlink()
+    assert compare_arms(f"{study.folder}:local", f"{other}:local").seeds == 1
+
+
+def test_the_rows_decide_and_not_the_paths_that_name_them(study: Study, other: Path) -> None:
+    def elsewhere(tree: dict[str, object]) -> None:
+        for department in tree["scenario"]["departments"].values():  # type: ignore[index]  # the shape of this file
+            department["binding"] = f"../{department['binding']}"
+
+    edit(other / "scenario.json", elsewhere)
+    assert compare_arms(f"{study.folder}:local", f"{other}:local").difference.mean == 0
+
+
+def test_runs_of_different_tasks_are_not_compared(study: Study, other: Path) -> None:
+    def another_label(tree: dict[str, object]) -> None:
+        tree["scenario"]["task"]["label"] = "other"  # type: ignore[index]  # the shape of this file
+
+    edit(other / "scenario.json", another_label)
+    assert refused(f"{study.folder}:local", f"{other}:local").code == "runs-unlike"
 
 
 def test_what_cannot_be_compared_is_one_sentence(study: Study, other: Path, tmp_path: Path) -> None:
     def code(first: str, second: str) -> str:
-        with pytest.raises(ConfigError) as caught:
-            compare_arms(first, second)
-        return caught.value.code
+        return refused(first, second).code
 
     arm = f"{study.folder}:local"
     assert code(f"{study.folder}:best", arm) == "arm-unknown"

@@ -6,6 +6,7 @@ import csv
 import itertools
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,30 @@ def test_every_row_is_on_exactly_one_side(tmp_path: Path) -> None:
 def test_a_seed_gives_one_split_and_another_seed_another(tmp_path: Path) -> None:
     assert split(tmp_path / "one") == split(tmp_path / "same")
     assert split(tmp_path / "one2", seed=2) != split(tmp_path / "one3", seed=1)
+
+
+def moved(folder: Path, edit: Callable[[str], str] = lambda text: text) -> Path:
+    """Copy the police rows and their binding, which is changed by ``edit``, and return the binding."""
+    folder.mkdir()
+    shutil.copy(MESSAGES / "police.csv", folder / "moved.csv")
+    text = POLICE.read_text().replace('path = "police.csv"', 'path = "moved.csv"')
+    (folder / "moved.toml").write_text(edit(text))
+    return folder / "moved.toml"
+
+
+def test_a_digest_tells_rows_sides_and_meaning_apart_and_no_names(tmp_path: Path) -> None:
+    def digest(binding: Path, name: str, seed: int = 1, limit: int = 0, holdout: float = 0.25) -> str:
+        return split_rows(binding, tmp_path / name, seed=seed, limit=limit, holdout=holdout).digest()
+
+    first = digest(POLICE, "first")
+    renamed = moved(tmp_path / "a", lambda text: text.replace('dataset = "police-fixture"', 'dataset = "other"'))
+    assert digest(renamed, "same") == first
+    unmapped = moved(tmp_path / "b", lambda text: text.replace('service_request_id = "case_no"\n', ""))
+    edited = moved(tmp_path / "c")
+    (tmp_path / "c" / "moved.csv").write_text((MESSAGES / "police.csv").read_text().replace("Oak Hill", "Elm Hill", 1))
+    others = [digest(unmapped, "b1"), digest(edited, "c1"), digest(POLICE, "d1", seed=2)]
+    others += [digest(POLICE, "e1", limit=60), digest(POLICE, "f1", holdout=0.26)]
+    assert len({first, *others}) == 6
 
 
 def persons(folder: Path, cells: list[str], column: str = "who", binding: str = "who") -> Path:

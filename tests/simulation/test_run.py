@@ -194,6 +194,14 @@ def test_p1_no_copy_of_a_row_outlives_its_seed(study: Study) -> None:
     assert left == ["binding.declaration.json", "binding.toml", "holdout.toml"]
 
 
+def test_p1_the_digest_of_a_split_stays_with_its_seed_and_is_in_nothing_that_is_shown(study: Study) -> None:
+    results = finished_seeds(study.scenario, study.folder)
+    digests = {digest for result in results for digest in result.splits.values()}
+    assert len(digests) == 2 * len(FOUR)
+    for path in (path for path in study.folder.iterdir() if path.is_file()):
+        assert not [digest for digest in digests if digest.encode() in path.read_bytes()]
+
+
 def test_each_seed_has_keys_of_its_own_under_one_plan(study: Study) -> None:
     digests = {result.plan_digest for result in finished_seeds(study.scenario, study.folder)}
     assert digests == {read_plan(study.folder).digest().hex()}
