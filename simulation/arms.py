@@ -7,7 +7,6 @@ in whose rows one trainer sees.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ import numpy as np
 from clients.training.noise import RandomSource
 from clients.training.train import Trainer, TrainingSettings
 from shared.codec import sha256
-from shared.journal import Journal
 from shared.parameters import Vector
 from shared.plan import LocalOptimizer, Plan
 from shared.privacy.ledger import Budgets, PlanCharge, PrivacyLedger
@@ -31,34 +29,18 @@ class Solo:
     """One trainer on its own: a department, or the fictitious holder of all rows.
 
     Attributes:
-        charge: what the whole run costs; the ledger holds it as it holds a federated one.
         public_size: the frozen size that the denominator is made of.
     """
 
     plan: Plan
     optimizer: LocalOptimizer
-    charge: PlanCharge
-    budgets: Budgets
     public_size: int
     data: Prepared
     weights_dir: Path | None
     flags: PerformanceFlags
 
-    def train(
-        self,
-        journal: Journal,
-        *,
-        initial: Vector,
-        source: RandomSource,
-        clock: Callable[[], dt.datetime],
-        on_round: Callable[[int, Vector], None],
-    ) -> Vector:
-        """Run all rounds: reserve, burn before each round, settle at the end; returns the final model.
-
-        Raises:
-            InsufficientBudgetError: the plan does not fit the caps.
-        """
-        reservation = PrivacyLedger(journal, clock).reserve(self.charge, self.budgets)
+    def prepare(self) -> Trainer:
+        """Return the trainer of all rounds."""
         settings = TrainingSettings(
             privacy=full_noise(self.plan.privacy),
             denominator=self.plan.privacy.sample_rate * self.public_size,
@@ -66,12 +48,40 @@ class Solo:
             model=self.plan.model,
             layout=self.plan.layout.model_part(),
         )
-        trainer = Trainer.prepare(settings=settings, data=self.data, weights_dir=self.weights_dir, flags=self.flags)
-        model = initial
+        return Trainer.prepare(settings=settings, data=self.data, weights_dir=self.weights_dir, flags=self.flags)
+
+    def step(self, trainer: Trainer, model: Vector, source: RandomSource) -> Vector:
+        """Train one round; return the new model."""
+        return (model + trainer.train(model, self.data, source).delta).astype(np.float32)
+
+    def run(
+        self,
+        ledger: PrivacyLedger,
+        charge: PlanCharge,
+        budgets: Budgets,
+        *,
+        initial: Vector,
+        source: RandomSource,
+        on_round: Callable[[int, Vector], None],
+    ) -> Vector:
+        """Run all rounds: reserve, burn before each round, settle at the end; returns the final model.
+
+        Args:
+            ledger: holds the charge as it holds a federated one.
+            charge: what the whole run costs.
+            budgets: the caps that it has to fit.
+            initial: the model before the first round.
+            source: randomness of sampling and noise.
+            on_round: told each finished round and its model.
+
+        Raises:
+            InsufficientBudgetError: the plan does not fit the caps.
+        """
+        reservation = ledger.reserve(charge, budgets)
+        trainer, model = self.prepare(), initial
         for number in range(1, self.plan.rounds + 1):
             reservation.burn(number)
-            update = trainer.train(model, self.data, source)
-            model = (model + update.delta).astype(np.float32)
+            model = self.step(trainer, model, source)
             on_round(number, model)
         reservation.settle()
         return model

@@ -97,7 +97,7 @@ def run_study(
                     inputs=inputs,
                     privacy=privacy,
                     progress=progress,
-                    source=source or _cryptographic,
+                    source=source or cryptographic,
                 )
     except BaseException:
         # A full disk may be what ended the run; that it keeps the report from being written must not hide it.
@@ -165,7 +165,7 @@ def gather_inputs(scenario: Scenario, scenario_folder: Path, home: Home, out: Pa
         bindings = {name: scenario_folder / scenario.departments[name].binding for name in names}
         cache_folder = {name: out / "features" / name for name in names}
     else:
-        bindings = {name: _packaged_binding(home, name) for name in names}
+        bindings = {name: packaged_binding(home, name) for name in names}
         cache_folder = {name: home.department(name) for name in names}
     caching = scenario.data.cache_features and weights is not None and scenario.model.trainable == "head"
     for folder in cache_folder.values() if caching else ():
@@ -202,7 +202,7 @@ def conclude(
     return summary
 
 
-def _cryptographic(_name: str) -> RandomSource:
+def cryptographic(_name: str) -> RandomSource:
     """Return the production source; a name cannot choose it."""
     return OsRandomSource()
 
@@ -213,8 +213,12 @@ def _split(binding: Path, split: Split, scenario: Scenario, seed: int) -> None:
     split_rows(binding, split.folder, seed=seed, limit=data.limit, holdout=data.holdout)
 
 
-def _packaged_binding(home: Home, name: DepartmentId) -> Path:
-    """Return the binding that set-up wrote for a department."""
+def packaged_binding(home: Home, name: DepartmentId) -> Path:
+    """Return the binding that set-up wrote for a department.
+
+    Raises:
+        ConfigError: ``department-unknown``.
+    """
     path = home.department(name) / "binding.toml"
     if not path.is_file():
         raise ConfigError("department-unknown", f"The emergency messages have no department {name}.")

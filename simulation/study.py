@@ -22,7 +22,7 @@ from shared.identity import DepartmentId
 from shared.journal import Journal
 from shared.parameters import Vector
 from shared.plan import LocalOptimizer, Plan
-from shared.privacy.ledger import BudgetQuote
+from shared.privacy.ledger import BudgetQuote, PrivacyLedger
 from shared.privacy.plan import PrivacyParams
 from shared.privacy.statement import sampling_of
 from shared.private_files import make_private_folder
@@ -203,8 +203,6 @@ class SeedStudy:
         solo = Solo(
             plan=plan,
             optimizer=optimizer,
-            charge=solo_charge(department.charge(plan), arm, dataset=str(name), public_size=size),
-            budgets=department.budgets(),
             public_size=size,
             data=data,
             weights_dir=self.basis.weights_dir,
@@ -213,11 +211,12 @@ class SeedStudy:
         folder = self.folder / arm / name
         make_private_folder(folder)
         with Journal.open(folder / "journal.sqlite", owner=f"{arm}-{name}") as journal:
-            solo.train(
-                journal,
+            solo.run(
+                PrivacyLedger(journal, now),
+                solo_charge(department.charge(plan), arm, dataset=str(name), public_size=size),
+                department.budgets(),
                 initial=self.basis.initial,
                 source=self.source(f"{arm} {name}"),
-                clock=now,
                 on_round=lambda number, model: self.measure(arm, number, model, measured),
             )
         self.progress.arm_done(self.seed, f"{arm} {name}" if arm == "local" else arm)

@@ -11,15 +11,19 @@ import pytest
 from clients.training.noise import UnsafeSeededSource
 from clients.training.shares import sum_of_shares
 from clients.training.train import Trainer, TrainingSettings
-from shared.plan import LocalOptimizer
+from shared.errors import ConfigError
+from shared.parameters import Vector
+from shared.plan import LocalOptimizer, ServerOptimizerSpec
 from shared.privacy.plan import PerformanceFlags
 from shared.tasks.features import HASHED_WORDS_SHA256
 from shared.tasks.text import Prepared
+from simulation.home import Home
 from simulation.run import calibrate
-from simulation.scenario import ArmOptimizers, PrivacyAsk, Scenario
-from simulation.tune import print_tuning, read_public, try_grid
+from simulation.scenario import ArmOptimizers, PrivacyAsk, Scenario, load_scenario
+from simulation.stand_in import read_public, rows_wanted
+from simulation.tune import PretendedCity, print_tuning, train_federated, try_grid, tune_arms
 from simulation.world import ModelBasis
-from tests.city import FOUR, MESSAGES, small_scenario
+from tests.city import FOUR, MESSAGES, open_city, permit, small_scenario
 
 
 @pytest.fixture
@@ -74,6 +78,93 @@ def test_with_shared_noise_the_rate_that_is_tried_is_the_servers(
     scores = {row.learning_rate: row.average_precision for row in table if row.arm == "federated"}
     assert set(scores) == {1.0, 8.0}
     assert all(0 < score <= 1 for score in scores.values())
+
+
+MOVED_BY = {
+    "bound": {"bound": 0.5},
+    "adam": {"server_optimizer": ServerOptimizerSpec(kind="fedadam", learning_rate=0.5)},
+    "rate": {"server_optimizer": ServerOptimizerSpec(learning_rate=0.5)},
+    "extras": {"extras": ("train-loss-sum",)},
+    "shared": {
+        "privacy": PrivacyAsk(
+            mechanism="shared-noise", epsilon=2.0, delta=1e-4, sample_rate=0.2, steps=1, max_grad_norm=1.0
+        ),
+        "optimizer": ArmOptimizers(
+            **dict.fromkeys(("federated", "local", "pooled"), LocalOptimizer(learning_rate=1.0))
+        ),
+        "bound": 4.0,
+        "server_optimizer": ServerOptimizerSpec(kind="fedyogi", learning_rate=0.5),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Vector:
+    return both_ways(tmp_path_factory.mktemp("plain"))
+
+
+def both_ways(folder: Path, **changes: object) -> Vector:
+    """Run a scenario in a whole city, train it as tuning does, hold one against the other, and return the model."""
+    scenario = small_scenario(folder, **changes)
+    if scenario.extras:
+        for name in FOUR:
+            permit(folder / f"{name}-policy.toml", *scenario.extras)
+    with open_city(folder / "city", scenario) as city:
+        ran = city.run().model
+        parts = {name: department.rows(city.world.plan) for name, department in city.world.departments.items()}
+        tuned = train_federated(
+            PretendedCity(
+                scenario=scenario,
+                plan=city.world.plan,
+                parts=parts,
+                basis=city.basis,
+                source=lambda name: UnsafeSeededSource(sum(name.removeprefix("federated ").encode())),
+            )
+        )
+    np.testing.assert_array_equal(tuned, ran)
+    return ran
+
+
+@pytest.mark.parametrize("key", MOVED_BY)
+def test_tuning_trains_what_a_run_trains_bit_for_bit_whatever_the_scenario_asks(
+    tmp_path: Path, plain: Vector, key: str
+) -> None:
+    assert not np.array_equal(both_ways(tmp_path, **MOVED_BY[key]), plain)
+
+
+@pytest.mark.parametrize(
+    ("key", "overrides"),
+    [
+        ("data.source", ["data.source=files", *(f"departments.{name}.binding=x.toml" for name in FOUR)]),
+        ("task", ["task.label=service_code"]),
+        ("privacy.unit", ["privacy.unit=person", "privacy.max_records=3"]),
+        ("faults", ['faults=[{department="police"}]']),
+    ],
+)
+def test_what_the_stand_in_does_not_have_is_refused_by_name(tmp_path: Path, key: str, overrides: list[str]) -> None:
+    scenario, _ = load_scenario("emergency-triage", tuple(overrides))
+    with pytest.raises(ConfigError) as caught:
+        tune_arms(scenario, Home(tmp_path / "home"), note=lambda _line: None)
+    assert caught.value.code == "stand-in-unlike"
+    assert f"`{key}`" in caught.value.message
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_stand_in_has_the_rows_that_the_scenario_allows_a_department() -> None:
+    for limit, rows in ((0, 4 * 2_200), (300, 4 * 300), (9_000, 4 * 2_200)):
+        assert rows_wanted(load_scenario("emergency-triage", (f"data.limit={limit}",))[0]) == rows
+
+
+@pytest.mark.parametrize(("rows", "word"), [(25, "public size"), (36, "labelled 1")])
+def test_too_few_rows_for_a_public_size_or_a_score_are_one_sentence(
+    scenario: Scenario, basis: ModelBasis, public: Prepared, rows: int, word: str
+) -> None:
+    assert public.labels is not None
+    few = public.take(np.flatnonzero(public.labels.numpy() == 0)[:rows])
+    with pytest.raises(ConfigError) as caught:
+        try_grid(scenario, basis, few, note=lambda _line: None, rates=(1.0,), repeats=1)
+    assert caught.value.code == "stand-in-too-small"
+    assert word in caught.value.message
 
 
 def test_shares_add_up_to_the_sum_of_gradients_and_one_noise(
