@@ -28,7 +28,7 @@ from shared.identity import DepartmentId
 from shared.model_file import MODEL_FILE, file_digest
 from shared.plan import default_aggregation
 from shared.privacy.plan import PrivacyParams
-from shared.private_files import make_private_folder
+from shared.private_files import make_private_folder, replace_private_file
 from shared.release import CARD_FILE
 from shared.tasks.features import HASHED_WORDS_SHA256
 from simulation.home import Home
@@ -41,7 +41,7 @@ from simulation.scenario import Scenario
 from simulation.setup import ensure_setup
 from simulation.study import Released, SeedResult, SeedStudy, Stopwatch
 from simulation.summarise import summarise
-from simulation.summary import METRICS_FILE, MetricsWriter, RunSummary, write_summary, write_whole
+from simulation.summary import METRICS_FILE, MetricsWriter, RunSummary, write_summary
 from simulation.world import now
 
 
@@ -143,7 +143,7 @@ def run_seed(
         result, released = study.run()
     if seed == scenario.seed:
         _release(out, released)
-    write_whole(seed_file(out, seed), msgspec.json.format(msgspec.json.encode(result)))
+    replace_private_file(seed_file(out, seed), msgspec.json.format(msgspec.json.encode(result)))
     return result
 
 
@@ -228,7 +228,7 @@ def packaged_binding(home: Home, name: DepartmentId) -> Path:
 def _release(out: Path, released: Released) -> None:
     """Keep the first seed's federated model with the plan that made it."""
     write_model(out / MODEL_FILE, released.model, released.plan)
-    write_whole(out / PLAN_FILE, msgspec.json.format(msgspec.json.encode(released.plan)))
+    replace_private_file(out / PLAN_FILE, msgspec.json.format(msgspec.json.encode(released.plan)))
 
 
 def _write_card(out: Path, summary: RunSummary) -> None:
@@ -236,4 +236,4 @@ def _write_card(out: Path, summary: RunSummary) -> None:
     digest = file_digest((out / MODEL_FILE).read_bytes())
     plan = read_plan(out)
     card = model_card(summary, model_file=MODEL_FILE, model_sha256=digest, plan_digest=plan.digest().hex())
-    write_whole(out / CARD_FILE, card.encode())
+    replace_private_file(out / CARD_FILE, card.encode())

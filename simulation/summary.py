@@ -211,11 +211,6 @@ def write_summary(run_dir: Path, summary: RunSummary) -> None:
     replace_private_file(run_dir / SUMMARY_FILE, summary_json(summary))
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file of a run folder, durably and in one step."""
-    replace_private_file(path, data)
-
-
 def read_summary(run_dir: Path) -> RunSummary:
     """Read the summary of a run folder.
 
