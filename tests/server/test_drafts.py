@@ -99,7 +99,12 @@ def test_a_plan_of_ones_own_is_read_strictly(tmp_path: Path) -> None:
     path.write_text(text)
     assert load_ask(str(path)) == SMALL_ASK
     long = text.replace('"small"', f'"{"x" * 201}"'), text.replace('"emergency-triage"', f'"{"x" * 201}"')
-    for wrong in (*long, "colour = 1\n" + text, text.replace("rounds = 2", "rounds = 2.5"), text.replace("epsilon", "eps")):
+    for wrong in (
+        *long,
+        "colour = 1\n" + text,
+        text.replace("rounds = 2", "rounds = 2.5"),
+        text.replace("epsilon", "eps"),
+    ):
         path.write_text(wrong)
         assert code_of(lambda: load_ask(str(path))) == "toml-content"
     path.write_text("name =")
