@@ -66,7 +66,7 @@ def _answer(participant_of: Callable[[Context], Answering], message: Message, co
 
 
 def _request(message: Message) -> bytes:
-    """Return the one value of the one record."""
+    """Return the one value of the one record, or raise ``carrier-malformed``, which stays here."""
     record = message.content.get(CHANNEL)
     if len(message.content) == 1 and isinstance(record, ConfigRecord) and len(record) == 1:
         value = record.get(REQUEST)

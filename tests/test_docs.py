@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 from collections.abc import Iterator
@@ -141,6 +142,25 @@ def test_every_reason_code_of_the_protocol_page_is_in_the_code() -> None:
     codes = set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", text))
     assert len(codes) > 20
     assert [item for item in sorted(codes) if f'"{item}"' not in code] == []
+
+
+def raised_codes() -> set[str]:
+    """The reason code of every refusal that is made with one in the code itself."""
+    found = set()
+    for path in SOURCES:
+        if "tests" not in path.parts:
+            for node in ast.walk(ast.parse(path.read_text())):
+                match node:
+                    case ast.Call(func=ast.Name(id=family), args=[ast.Constant(value=str(code)), _]):
+                        found |= {code} if hasattr(errors, family) else set()
+    return found
+
+
+def test_every_reason_code_stands_on_a_page_or_in_the_docstring_of_what_raises_it() -> None:
+    told = "".join(path.read_text() for path in (*PAGES, *(path for path in SOURCES if "tests" not in path.parts)))
+    codes = raised_codes()
+    assert len(codes) > 200
+    assert [code for code in sorted(codes) if f"`{code}`" not in told] == []
 
 
 def test_each_answer_to_a_lie_is_asserted_where_its_tests_stand() -> None:
