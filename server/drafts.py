@@ -83,7 +83,8 @@ def draft(
         ConfigError: ``roster-missing``, ``valid-days``, ``file-missing``, ``json-content``, ``cohort-too-small``,
             ``weights-missing``, ``plan-impossible``.
         ProtocolError: a summary does not verify: ``member-unknown``, ``signature-invalid``, ``city-foreign``,
-            ``package-foreign``, ``summary-repeated``; a plan on file or the draft cannot be read: ``message-malformed``.
+            ``package-foreign``, ``summary-repeated``;
+            ``message-malformed`` for a plan on file or the draft that cannot be read.
         SetupError: base weights are missing.
         ModelError: base weights are not usable.
     """
