@@ -102,7 +102,8 @@ class Coordinator:
         Raises:
             ProtocolError: ``initial-model`` when the model is not the plan's; ``checkpoint-foreign``.
             JournalError: ``checkpoint-corrupt``.
-            RoundAbortedError: of the last failed round, when the attempts are used up.
+            RoundAbortedError: of the last failed round, when the attempts are used up; ``attempts-exhausted`` when they
+                were before this process took the run up.
 
         Guarantees:
             A run that goes on after its process was killed, while the departments lived on, ends with the same model
@@ -113,7 +114,8 @@ class Coordinator:
             raise ProtocolError("initial-model", "The initial model is not the one that the plan names.")
         progress, model = self._begin_or_resume(initial_model)
         del initial_model  # not held any longer than the model of any round
-        if progress.failures > self.plan.spare_attempts:
+        if progress.failures > self.plan.spare_attempts:  # killed before that was written down, or said
+            self._end("failed", progress)
             raise RoundAbortedError("attempts-exhausted", "The run has failed: all attempts of its plan are used up.")
         while len(progress.rounds) < self.plan.rounds:
             number = progress.next_round
@@ -123,19 +125,20 @@ class Coordinator:
                 self._abort(number, error)
                 progress = self._save(replace(progress, failures=progress.failures + 1), model)
                 if progress.failures > self.plan.spare_attempts:
-                    self._log(EntryKind.ENDED, RunEnded(run=self._run, status="failed", rounds=len(progress.rounds)))
+                    self._end("failed", progress)
                     raise
             else:
                 model = result.model
                 progress = self._save(replace(progress, rounds=(*progress.rounds, result.summary)), model)
-        self._log(EntryKind.ENDED, RunEnded(run=self._run, status="completed", rounds=len(progress.rounds)))
+        self._end("completed", progress)
         return RunResult(model=model, rounds=progress.rounds)
 
     def run_round(self, number: int, model: Vector, *, final: bool) -> RoundResult:
         """Run one round, top to bottom.
 
         Raises:
-            RoundAbortedError: when no sum over enough departments can be had; nothing was revealed.
+            RoundAbortedError: when no sum over enough departments can be had, before anything is revealed; after shares
+                were revealed ``too-few-reveals``, ``shares-inconsistent``, ``model-not-finite``.
         """
         with self.checkpoints.open_round(number, self.transport) as self._carrier:
             self._asker = Asker(number=number, carrier=self._carrier, timeouts=self.timeouts, missing=self._missing)
@@ -317,6 +320,10 @@ class Coordinator:
         self._epoch = None
         self._log(EntryKind.FAILED, RoundFailed(run=self._run, round=number, code=error.code, message=error.message))
         self.observer.failed(number, error)
+
+    def _end(self, status: str, progress: Progress) -> None:
+        """Write the run's end down; every other end is written by :mod:`server.ends`."""
+        self._log(EntryKind.ENDED, RunEnded(run=self._run, status=status, rounds=len(progress.rounds)))
 
     def _missing(self, number: int, step: str, department: str, status: str) -> None:
         """Write down that a department gave no usable answer."""

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from server.ends import note_ends_now
 from server.home import AuthorityHome
 from server.roster import load_members
+from server.run_lock import lock_runs_if_free
 from server.runs import INTERRUPTED, RunFolder, RunStatus, run_folders
 from server.superlink import Control, SuperLink, open_control
 from shared.errors import CityFedError
@@ -20,6 +22,7 @@ from shared.supervise import read_status
 
 _LOG = logging.getLogger(__name__)
 _LOOK_S = 2.0
+_NOTE_PAUSE_S = 30.0
 _FIRST_PAUSE_S = 10.0
 _LONGEST_PAUSE_S = 600.0
 MOST_STARTS = 20
@@ -53,6 +56,8 @@ class Resumer:
     control_of: Callable[[SuperLink], AbstractContextManager[Control]] = open_control
     _not_before: float = 0.0
     _tries: dict[str, _Tries] = field(default_factory=dict)
+    _noted: set[str] = field(default_factory=set)
+    _note_not_before: float = 0.0
 
     def look(self) -> None:
         """Submit what was interrupted; a SuperLink or a disk that does not take it now gets it later."""
@@ -60,12 +65,13 @@ class Resumer:
             return
         self._not_before = self.clock() + _LOOK_S
         try:
-            folders = list(run_folders(self.home))
-        except OSError as error:
-            _LOG.warning("no run was started again: %s", type(error).__name__)
-            return
-        for folder in folders:
-            self._look(folder)
+            with lock_runs_if_free(self.home) as free:  # no process of a run begins before all about it is written
+                for folder in run_folders(self.home) if free else ():
+                    self._look(folder)
+                if free:
+                    self._note_ends()
+        except (CityFedError, OSError) as error:
+            _LOG.warning("no run was looked at: %s", type(error).__name__)
 
     def _look(self, folder: RunFolder) -> None:
         """Look at one run; whatever is wrong with it or on the way holds up no other one."""
@@ -79,6 +85,15 @@ class Resumer:
             _LOG.info("run %s was not started again: %s", name, error.code)
         except OSError as error:
             _LOG.warning("run %s was not started again: %s", name, type(error).__name__)
+
+    def _note_ends(self) -> None:
+        """Let the journal know of runs that are over; asked once for as long as these are the same."""
+        over = {folder.path.name for folder in run_folders(self.home) if not folder.status().goes_on}
+        if over != self._noted and self.clock() >= self._note_not_before:
+            if note_ends_now(self.home):
+                self._noted = over
+            else:
+                self._note_not_before = self.clock() + _NOTE_PAUSE_S
 
     def _again(self, folder: RunFolder, status: RunStatus) -> None:
         """Submit one run again, under the same id, unless it was started too often or a moment ago."""

@@ -2,7 +2,7 @@
 
 ::
 
-    runs/lock                held while somebody submits a run
+    runs/lock                held while a run is submitted, begins in a process, or is said to be over
     runs/RUN/                the run's id in hex
     ├── run.json              what was submitted: plan, Flower's number, node ids; a folder without it is no run
     ├── status.json           how it stands; written again and again while it goes on
@@ -239,12 +239,15 @@ class RunFolder:
         return msgspec.structs.replace(status, state="failed", code=INTERRUPTED, message=message)
 
     def wait_for_process(self, process: ProgramStatus) -> None:
-        """Write down that the run is submitted again; until it has a process of its own, another one answers for it."""
+        """Write down that Flower has the run; until it has a process of its own, another one answers for it.
+
+        To be called with the lock of the runs, without which no process begins and writes how it stands.
+        """
         status = self._read(_STATUS, RunStatus)
         self.write(msgspec.structs.replace(status, state="submitted", process=process, phase="", code="", message=""))
 
     def give_up(self, message: str) -> None:
-        """Write down that an interrupted run does not go on."""
+        """Write down that an interrupted run does not go on; to be called with the lock of the runs."""
         status = self._read(_STATUS, RunStatus)
         self.write(msgspec.structs.replace(status, state="failed", code="run-given-up", message=message))
 

@@ -10,7 +10,8 @@ import datetime as dt
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
@@ -21,6 +22,7 @@ from server.checkpoint import CheckpointFolder
 from server.city import load_city, load_plan_key, load_server_tls
 from server.config import ServerConfig, load_server
 from server.coordinator import Coordinator
+from server.ends import note_ends, note_ends_if_free
 from server.grid import GridCarrier
 from server.home import AuthorityHome
 from server.invitations import Invitations
@@ -28,12 +30,13 @@ from server.members import LiveMembers
 from server.release import write_model
 from server.results import RoundResult
 from server.roster import load_members
+from server.run_lock import lock_runs
 from server.runs import STOPPED, STOPPED_MESSAGE, Missing, RunFolder, Sign
 from server.update_channel import UpdateChannel
 from shared.certificates import TlsFiles
 from shared.channel import limits_of
 from shared.codec import encode
-from shared.errors import CityFedError, RoundAbortedError
+from shared.errors import CityFedError, ConfigError, RoundAbortedError
 from shared.identity import DepartmentId
 from shared.journal import Journal
 from shared.logs import log_json
@@ -64,22 +67,41 @@ def conduct(home: AuthorityHome, run: str, carrier_of: CarrierOf) -> None:
         carrier_of: how invitations travel.
 
     Raises:
-        ConfigError: ``run-active``: another process conducts it; what that has written down stays.
-        CityFedError: why the run failed, or does not go on for now.
+        ConfigError: ``run-active``: another process conducts it; ``run-over``: it has been completed. What is written
+            down stays.
+        CityFedError: why the run failed, now or before, or does not go on for now.
+
+    Guarantees:
+        A run that is over does not begin again, and is the only kind whose end is written into the journal.
     """
     folder = RunFolder(home.runs / run)
     log_json(file=folder.log)
-    with folder.conducting():
-        progress = Progress(folder)
-        try:
-            _conduct(home, folder, progress, carrier_of)
-        except BaseException as error:
-            if folder.stop.exists():
-                progress.fail(_stopped())
-            elif isinstance(error, CityFedError):
-                (progress.fail if _ends_run(folder, error) else progress.interrupt)(error)
-            raise
-        progress.change(state="completed", phase="")
+    try:
+        with folder.conducting():
+            with lock_runs(home):  # whoever submits the run has written so before this does
+                progress = _begin(folder)
+            try:
+                _conduct(home, folder, progress, carrier_of)
+            except BaseException as error:
+                if folder.stop.exists():
+                    progress.fail(_stopped())
+                elif isinstance(error, CityFedError):
+                    (progress.fail if _ends_run(folder, error) else progress.interrupt)(error)
+                raise
+            progress.change(state="completed", phase="")
+    except BaseException:
+        note_ends_if_free(home)
+        raise
+
+
+def _begin(folder: RunFolder) -> Progress:
+    """Write down which process the run has, unless it is over: it may have been submitted twice."""
+    status = folder.status()
+    if status.state == "failed" and not status.goes_on:
+        raise RoundAbortedError(status.code, status.message)
+    if status.state == "completed":
+        raise ConfigError("run-over", f"The run of {folder.path} has been completed.")
+    return Progress(folder)
 
 
 def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier_of: CarrierOf) -> None:
@@ -90,8 +112,11 @@ def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier
     plan = accept_plan(submitted.plan, load_city(home).plan_key)
     members = load_members(home)
     nodes = {DepartmentId(name): node for name, node in submitted.nodes.items()}
-    with Journal.open(home.journal, owner=OWNER) as journal:
-        channel = _open_channel(home, config, members=len(members.roster.members))
+    with (
+        Journal.open(home.journal, owner=OWNER) as journal,
+        _open_channel(home, folder, config, members=len(members.roster.members)) as channel,
+    ):
+        note_ends(home, journal)  # of runs before this one
         invitation = encode(channel.open_session(plan.run_id(), limits_of(plan)))
         invitations = Invitations(
             carrier_of(nodes), tuple(nodes), invitation, each_look=lambda: progress.see(channel, invitations)
@@ -113,7 +138,7 @@ def _conduct(home: AuthorityHome, folder: RunFolder, progress: Progress, carrier
             # Held by the run alone, which lets go of it after the first round.
             result = coordinator.run(read_model(home.model(plan.initial_model_sha256), plan.layout))
         except BaseException as error:
-            if not _ends_run(folder, error):  # departments that are told to leave would forget their epoch
+            if not _ends_run(folder, error):
                 channel.break_off()
                 invitations.abandon()
             raise
@@ -135,12 +160,23 @@ def _stopped() -> RoundAbortedError:
     return RoundAbortedError(STOPPED, STOPPED_MESSAGE)
 
 
-def _open_channel(home: AuthorityHome, config: ServerConfig, *, members: int) -> UpdateChannel:
-    """Listen for departments; whose certificate counts is read from the home at every request."""
+@contextmanager
+def _open_channel(
+    home: AuthorityHome, folder: RunFolder, config: ServerConfig, *, members: int
+) -> Iterator[UpdateChannel]:
+    """Listen for departments, to the end; whose certificate counts is read from the home at every request."""
     tls: TlsFiles = load_server_tls(home, now=_now())
-    return UpdateChannel(
+    channel = UpdateChannel(
         config.listening(config.channel), tls, member_of=LiveMembers(home).of, members=members, spool=home.spool
     )
+    try:
+        yield channel
+    except BaseException as error:
+        if not _ends_run(folder, error):  # departments that are told to leave would forget their epoch
+            channel.break_off()
+        raise
+    finally:
+        channel.stop()
 
 
 class Progress:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import fcntl
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import msgspec
 
+from server.ends import note_ends_if_free
 from server.home import AuthorityHome
 from server.plan_files import load_published
 from server.resume import never_began
 from server.roster import load_members
+from server.run_lock import lock_runs
 from server.runs import INTERRUPTED, RunFolder, RunStatus, Submitted, run_folder, run_folders
 from server.superlink import Control, SuperLink, open_control
 from server.up import find_superlink
@@ -23,7 +24,6 @@ from shared.errors import ConfigError, RoundAbortedError, SetupError
 from shared.identity import Signed
 from shared.model_file import read_model
 from shared.plan import Plan
-from shared.private_files import PRIVATE_FILE, make_private_folder
 from shared.supervise import ProgramStatus, process_status, read_status
 
 _LOOK_S = 0.5
@@ -48,13 +48,14 @@ def submit_run(
         control_of: opens the control interface.
 
     Raises:
-        ConfigError: ``plan-unknown``, ``plan-dates``, ``cohort-not-admitted``, ``run-active``, ``run-exists``.
+        ConfigError: ``plan-unknown``, ``plan-dates``, ``cohort-not-admitted``, ``run-active``, ``run-exists``;
+            ``json-too-large``, ``json-content`` of the city file or of the status of `up`.
         ProtocolError: ``message-malformed``, ``signature-invalid``, ``plan-changed``.
         ModelError: the starting point that the plan names is not in the home.
         SetupError: ``authority-off``, ``superlink-unreachable``, ``superlink-refused``.
     """
     signed, plan = load_published(home, digest)
-    with _one_at_a_time(home):
+    with lock_runs(home):
         _check(home, plan, now)
         with control_of(find_superlink(home)) as control:
             return _submit(home, control, signed, plan, now)
@@ -63,7 +64,8 @@ def submit_run(
 def _submit(home: AuthorityHome, control: Control, signed: Signed, plan: Plan, now: dt.datetime) -> RunFolder:
     """Write down what is submitted, and hand it to the SuperLink.
 
-    Until Flower has it this process answers for the run: if it ends before, the run is an interrupted one.
+    Until Flower has it this process answers for the run: if it ends before, the run is an interrupted one. The run's
+    own process begins only after that, when the lock of the runs is free.
     """
     nodes = control.enrol(load_members(home).node_keys)
     folder = RunFolder(home.runs / plan.run_id().hex())
@@ -75,8 +77,7 @@ def _submit(home: AuthorityHome, control: Control, signed: Signed, plan: Plan, n
         folder.withdraw()
         raise
     service = read_status(home.service)
-    if folder.status().state == "submitted":
-        folder.wait_for_process(service.supervisor if service else ProgramStatus())
+    folder.wait_for_process(service.supervisor if service else ProgramStatus())
     folder.write_submitted(msgspec.structs.replace(submitted, flower_run=flower_run))
     return folder
 
@@ -98,18 +99,7 @@ def stop_run(home: AuthorityHome, run: str) -> None:
             os.kill(status.process.pid, signal.SIGTERM)
     else:
         folder.write(status)
-
-
-@contextmanager
-def _one_at_a_time(home: AuthorityHome) -> Iterator[None]:
-    """Let nobody else submit between the look at the other runs and the new one's folder."""
-    make_private_folder(home.runs)
-    lock = os.open(home.runs / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
+        note_ends_if_free(home)
 
 
 def _check(home: AuthorityHome, plan: Plan, now: dt.datetime) -> None:
@@ -137,7 +127,10 @@ def watch_run(
         wait: sleeps for some seconds.
 
     Raises:
-        RoundAbortedError: the run failed, for the reason that its process gave.
+        ConfigError: ``run-unknown``; ``json-too-large``, ``json-content`` of the status of `up`.
+        RoundAbortedError: ``run-not-started``: Flower gave it up; else the reason for which the run failed, as its
+            process gave it.
+        SetupError: ``authority-off``, ``superlink-unreachable``, ``superlink-refused``, while it has no process.
     """
     seen: RunStatus | None = None
     patience = _PATIENCE

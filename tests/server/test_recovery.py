@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from clients.records import StepAnswered
+from server.audit import ends_of_runs
 from server.checkpoint import STATE_FILE, CheckpointFolder, Progress, SavedRun
 from server.results import RunResult
 from shared.codec import decode
@@ -200,6 +201,7 @@ def test_a_failed_run_stays_failed(tmp_path: Path) -> None:
             with pytest.raises(RoundAbortedError) as caught:
                 city.coordinator(transport, folder).run(city.basis.initial)
             assert caught.value.code == code
+            assert all(ends_of_runs(city.world.authority_journal).values()), "also where the end was cut off"
         assert mortal.points == 0
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, Thread
 from typing import cast
 
 import msgspec
 import pytest
 
 from clients.enrol import CONFIG_FILE, request_rotation
+from server.grid import GridTransport
 from server.home import AuthorityHome
 from server.resume import MOST_STARTS, Resumer
 from server.roster import load_members, read_request, remove, rotate
 from server.runs import RunFolder, RunStatus, Submitted
+from server.session import conduct
 from server.superlink import Control, SuperLink
 from shared.codec import dump_json, sha256
 from shared.errors import SetupError
@@ -40,6 +44,7 @@ class Authority:
     started: list[float] = field(default_factory=list)
     fault: Exception | None = None
     called: dict[str, int] = field(default_factory=dict)
+    begin: Callable[[], object] = lambda: None
 
     def enrol(self, keys: Mapping[DepartmentId, bytes]) -> dict[DepartmentId, int]:
         """As Flower: one number per key, for ever."""
@@ -51,6 +56,7 @@ class Authority:
             raise self.fault
         self.started.append(self.time)
         self.called = self.folder.submitted().nodes
+        self.begin()
         return len(self.started)
 
     def interrupt(self, *, rounds: int = 0) -> None:
@@ -114,6 +120,35 @@ def test_a_run_that_a_process_conducts_is_not_started_again_whatever_its_status_
         assert authority.started == []
     authority.until(120.0)
     assert authority.started
+
+
+def test_what_a_run_says_as_soon_as_it_has_a_process_stands(authority: Authority) -> None:
+    """Flower may start it before the answer to the submission is there; whoever stops it has to know its process."""
+    begun, done = Event(), Event()
+
+    def carrier_of(_nodes: Mapping[DepartmentId, int]) -> GridTransport:
+        begun.set()
+        done.wait(30.0)
+        raise SetupError("spool-unusable", "Something happened.")
+
+    def process() -> None:
+        with contextlib.suppress(SetupError):
+            conduct(authority.home, RUN, carrier_of)
+
+    thread = Thread(target=process)
+
+    def begin() -> None:
+        thread.start()
+        begun.wait(0.5)  # it cannot, before all about the submission is written
+
+    authority.begin = begin
+    authority.resumer.look()
+    try:
+        assert begun.wait(30.0)
+        assert authority.folder.status().state == "running"
+    finally:
+        done.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("fault", [SetupError("superlink-unreachable", "Away."), OSError("No descriptor is left.")])

@@ -111,8 +111,32 @@ def test_a_run_that_is_conducted_is_left_as_it_is_by_a_second_process(home: Auth
         conduct(home, folder.path.name, first)
     assert seen[0] == seen[1]
     assert (seen[0].state, folder.status().code) == ("running", "something-else")
-    with pytest.raises(SetupError):
-        conduct(home, folder.path.name, failing("comes-so-far"))
+    with folder.conducting():
+        pass  # the claim has ended with the first
+
+
+def test_a_run_that_is_over_does_not_begin_again(home: AuthorityHome) -> None:
+    """A submission that was made twice may bring a second process when the first has ended."""
+    folder = submitted(home)
+    for end in (("failed", "something-else"), ("completed", "")):
+        over = msgspec.structs.replace(folder.status(), state=end[0], code=end[1], message="Something happened.")
+        folder.write(over)
+        with pytest.raises(CityFedError) as caught:
+            conduct(home, folder.path.name, failing("never-comes-so-far"))
+        assert caught.value.code == (end[1] or "run-over")
+        assert folder.status() == over
+    assert not home.journal.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "seen"), [("something-else", "something-else"), ("spool-unusable", "run-interrupted")]
+)
+def test_a_run_that_ends_before_it_has_called_anybody_leaves_its_port(
+    home: AuthorityHome, code: str, seen: str
+) -> None:
+    assert conducted(home, submitted(home), code) == seen
+    with busy_port(home):
+        pass
 
 
 # --- stopped ----------------------------------------------------------------------------------------------------
