@@ -148,6 +148,8 @@ def open_office(home: AuthorityHome) -> Iterator[Office]:
         ConfigError: as :func:`server.city.load_city`.
         JournalError: the journal is in use or does not verify; ``roster-rolled-back`` when a newer roster
             lies beside it.
+        ProtocolError: as :func:`server.city.load_city`; the roster that lies beside the journal cannot be read or
+            does not verify: ``message-malformed``, ``signature-invalid``.
     """
     city = load_city(home)
     with Journal.open(home.office_journal, owner=OWNER) as journal:

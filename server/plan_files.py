@@ -91,7 +91,7 @@ def load_published(home: AuthorityHome, digest: str) -> tuple[Signed, Plan]:
     """Read the published plan that a run is about.
 
     Raises:
-        ConfigError: ``plan-unknown``, ``city-missing``.
+        ConfigError: ``plan-unknown``, ``city-missing``, ``json-too-large``, ``json-content``.
         ProtocolError: ``signature-invalid``, ``message-malformed``, ``plan-changed``.
     """
     return _open(_existing(home, PlanState.PUBLISHED, digest), digest, load_city(home).plan_key)

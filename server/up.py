@@ -111,6 +111,7 @@ def find_superlink(home: AuthorityHome) -> SuperLink:
     """Return the SuperLink that `up` keeps running.
 
     Raises:
+        ConfigError: ``json-too-large``, ``json-content``, of the status of `up`.
         SetupError: ``authority-off``.
     """
     port = home.flower / "port"

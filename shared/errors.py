@@ -80,7 +80,11 @@ class ProtocolError(CityFedError):
 
 
 class RoundAbortedError(CityFedError):
-    """A round ended without a sum; nothing was revealed."""
+    """A round, or the run, ended without a model.
+
+    Before its reveal step a round has revealed nothing. Of one that ends later (``too-few-reveals``,
+    ``shares-inconsistent``, ``model-not-finite``) shares were revealed, which open no more than the sum.
+    """
 
     exit_code = 8
 

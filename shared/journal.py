@@ -166,7 +166,8 @@ class Journal:
 
         Raises:
             ValueError: when ``now`` has no zone.
-            JournalError: ``journal-unwritable``; nothing was appended then.
+            JournalError: ``journal-unwritable``; nothing was appended then. ``journal-corrupt``: the file was damaged
+                since it was opened.
             RuntimeError: the journal was opened with :meth:`read`.
         """
         if self._lock_file is None:
@@ -197,7 +198,8 @@ class Journal:
         """Return the position with this sequence number.
 
         Raises:
-            JournalError: ``journal-behind-receipt`` when the journal does not reach so far.
+            JournalError: ``journal-unwritable``, ``journal-corrupt``; ``journal-behind-receipt`` when the journal does
+                not reach so far.
         """
         if sequence == 0:
             return genesis(self.owner)
@@ -220,7 +222,7 @@ class Journal:
         """Copy the journal as it is now into a new file with mode 0600, beside the writer that may hold it.
 
         Raises:
-            JournalError: ``journal-unwritable``.
+            JournalError: ``journal-unwritable``, ``journal-corrupt``.
         """
         with self._lock, self._storage():
             file.copy(self._connection, target)
