@@ -12,7 +12,7 @@ import pytest
 
 from server.audit import OWNER, department_receipts, ends_of_runs
 from server.ends import note_ends_if_free
-from server.grid import GridTransport
+from server.grid import GridCarrier
 from server.home import AuthorityHome
 from server.records import EpochReady, RoundDone, RoundFailed, RunEnded, RunOpened, RunResumed
 from server.resume import Resumer
@@ -98,8 +98,8 @@ def look(home: AuthorityHome) -> None:
 
 def failing(
     code: str, before: Callable[[], object] = lambda: None
-) -> Callable[[Mapping[DepartmentId, int]], GridTransport]:
-    def carrier_of(_nodes: Mapping[DepartmentId, int]) -> GridTransport:
+) -> Callable[[Mapping[DepartmentId, int]], GridCarrier]:
+    def carrier_of(_nodes: Mapping[DepartmentId, int]) -> GridCarrier:
         before()
         raise SetupError(code, "Something happened.")
 

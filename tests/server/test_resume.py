@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from clients.enrol import CONFIG_FILE, request_rotation
-from server.grid import GridTransport
+from server.grid import GridCarrier
 from server.home import AuthorityHome
 from server.resume import MOST_STARTS, Resumer
 from server.roster import load_members, read_request, remove, rotate
@@ -126,7 +126,7 @@ def test_what_a_run_says_as_soon_as_it_has_a_process_stands(authority: Authority
     """Flower may start it before the answer to the submission is there; whoever stops it has to know its process."""
     begun, done = Event(), Event()
 
-    def carrier_of(_nodes: Mapping[DepartmentId, int]) -> GridTransport:
+    def carrier_of(_nodes: Mapping[DepartmentId, int]) -> GridCarrier:
         begun.set()
         done.wait(30.0)
         raise SetupError("spool-unusable", "Something happened.")
