@@ -57,18 +57,14 @@ def load_dataset(
 
     Raises:
         ValueError: when ``features`` is empty.
-        ContractError: ``feature-not-allowed``, ``label-not-allowed``, ``property-not-bound``, and those of
-            :func:`clients.sources.read_rows` and :func:`shared.contracts.validate.usable_rows`.
+        ContractError: those of :func:`require_columns`, :func:`clients.sources.read_rows` and
+            :func:`shared.contracts.validate.usable_rows`.
 
     Guarantees:
         Contents never raise: a bad row is dropped by a rule on that row alone, and no number of rows is too few.
         Which rows of a person stay depends on that person's rows alone.
     """
-    if not features:
-        raise ValueError("a task reads at least one feature")
-    for name in features:
-        _check_use(binding, contract, name, "feature", ("string",))
-    _check_use(binding, contract, label, "label", ("integer", "number"))
+    require_columns(binding, contract, features=features, label=label)
     rows = usable_rows(read_rows(binding), contract, units=binding.units)
     columns = [rows[name].fillna("").tolist() for name in features]
     labels = rows[label].to_numpy(dtype=np.float32)
@@ -81,6 +77,22 @@ def load_dataset(
     labels = labels[kept]
     labels.setflags(write=False)
     return Dataset(texts=tuple(texts[position] for position in kept), labels=labels, owners=owners)
+
+
+def require_columns(binding: Binding, contract: Contract, *, features: tuple[str, ...], label: str) -> None:
+    """Refuse a task that the contract does not allow or that a department mapped no column for; no row is read.
+
+    Arguments are those of :func:`load_dataset`.
+
+    Raises:
+        ValueError: when ``features`` is empty.
+        ContractError: ``feature-not-allowed``, ``label-not-allowed``, ``property-not-bound``.
+    """
+    if not features:
+        raise ValueError("a task reads at least one feature")
+    for name in features:
+        _check_use(binding, contract, name, "feature", ("string",))
+    _check_use(binding, contract, label, "label", ("integer", "number"))
 
 
 def _check_use(binding: Binding, contract: Contract, name: str, role: Role, types: tuple[LogicalType, ...]) -> None:

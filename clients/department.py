@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from clients.binding import Binding, Declaration, bound_contract, verify_declaration
-from clients.dataset import load_dataset
+from clients.dataset import load_dataset, require_columns
 from policies.facts import Approval, BudgetFacts, Facts, OutgoingFacts
 from policies.policy import Policy, SignedPolicy
 from shared.codec import encode, sha256
@@ -83,11 +86,12 @@ class Department:
                 raise PolicyViolation(code, f"{path} was changed after this node read it, and has to be read again.")
 
     def require_fitting(self, plan: Plan, roster: Roster) -> None:
-        """Refuse a plan for other software, with numbers that nobody noises, for others, or under another roster.
+        """Refuse a plan for other software, numbers that nobody noises, other departments, rosters or columns.
 
         Raises:
             ProtocolError: ``package-foreign``, ``extra-unknown``, ``extra-not-noised``, ``cohort-foreign``,
                 ``roster-size``.
+            ContractError: those of :func:`clients.dataset.require_columns`.
         """
         if plan.package_digest != package_digest():
             raise ProtocolError("package-foreign", "The plan was made for another version of this package.")
@@ -96,6 +100,7 @@ class Department:
             raise ProtocolError("cohort-foreign", f"The plan's cohort does not include {self.name}.")
         if len(roster.members) != plan.roster_size:
             raise ProtocolError("roster-size", "The roster has grown or shrunk since the plan was approved.")
+        require_columns(self.binding, bound_contract(self.binding), features=plan.task.features, label=plan.task.label)
 
     def charge(self, plan: Plan) -> PlanCharge:
         """Return what a plan costs this department: all rounds and spare attempts."""
@@ -112,10 +117,6 @@ class Department:
             ContractError: a mapped column has disappeared; ``unit-foreign``.
             ModelError: the base weights are not those that the plan names.
         """
-        from shared.tasks.device import resolve_device  # noqa: PLC0415 - imports torch, as the next two
-        from shared.tasks.features import FeatureCache  # noqa: PLC0415
-        from shared.tasks.text import prepare  # noqa: PLC0415
-
         privacy = plan.privacy
         if privacy.unit != self.binding.unit:  # R12 refused it before; no path reaches rows without this
             raise ContractError("unit-foreign", "The plan's privacy unit is not that of this department's binding.")
@@ -126,17 +127,32 @@ class Department:
             data = load_dataset(
                 self.binding, contract, features=task.features, label=task.label, max_records=privacy.max_records
             )
-            cache = FeatureCache(self.feature_cache) if self.feature_cache else None
-            prepared = prepare(
-                plan.model,
-                data.texts,
-                data.labels,
-                weights_dir=self.weights,
-                device=resolve_device(self.performance.device),
-                cache=cache,
-            )
-            self._rows[key] = replace(prepared, owners=data.owners)
+            self._rows[key] = replace(self._prepared(plan, data.texts, data.labels), owners=data.owners)
         return self._rows[key]
+
+    def specimen(self, plan: Plan) -> Prepared:
+        """Return one unit that was made up, in the form of this department's rows for a plan; no row is read.
+
+        Raises:
+            CityFedError: as for :meth:`rows`, for everything but the rows.
+        """
+        prepared = self._prepared(plan, ("specimen",), np.zeros(1, dtype=np.float32))
+        return prepared if self.binding.unit == "record" else replace(prepared, owners=np.zeros(1, dtype=np.int64))
+
+    def _prepared(self, plan: Plan, texts: Sequence[str], labels: NDArray[np.float32]) -> Prepared:
+        """Prepare texts for the plan's model."""
+        from shared.tasks.device import resolve_device  # noqa: PLC0415 - imports torch, as the next two
+        from shared.tasks.features import FeatureCache  # noqa: PLC0415
+        from shared.tasks.text import prepare  # noqa: PLC0415
+
+        return prepare(
+            plan.model,
+            texts,
+            labels,
+            weights_dir=self.weights,
+            device=resolve_device(self.performance.device),
+            cache=FeatureCache(self.feature_cache) if self.feature_cache else None,
+        )
 
     def binding_unchanged(self) -> bool:
         """Return whether binding and contract are those of the last full validation; the rows are not looked at."""

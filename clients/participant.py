@@ -239,11 +239,19 @@ class Participant:
 
     def contribute(self, request: UpdateRequest, digest: bytes) -> bytes:
         """Make this department's contribution to one round."""
-        # 1 verify: epoch, round, model, participants; all roots are derived before anything is reserved
+        # 1 verify: epoch, round, model, participants; before anything is reserved all roots are derived, and the model
+        # and its engine tried on a unit that was made up: nothing is burned for a plan that cannot be trained here
         session = require_epoch(self._session, request.run, request.epoch)
         plan, name = session.plan, self.department.name
         self.memory.require_open(request.run, request.round, "update")
         model, terms, epoch = session.verify_round(request)
+        if session.trainer is None:
+            session.trainer = self._trainer.prepare(
+                settings=settings_of(plan, name),
+                data=self.department.specimen(plan),
+                weights_dir=self.department.weights,
+                flags=self.department.performance,
+            )
         # 2 decide: every static rule, all findings kept
         self._judged = self._judge.require(Phase.ROUND, plan, session.roster, round_number=request.round)
         # 3 reserve: the charge is durable before a record is touched
@@ -254,13 +262,6 @@ class Participant:
         session.epoch, keyed = epoch.begin(terms)
         # 4 load: a bad row is dropped by a rule on that row alone
         data = self.department.rows(plan)
-        if session.trainer is None:
-            session.trainer = self._trainer.prepare(
-                settings=settings_of(plan, name),
-                data=data,
-                weights_dir=self.department.weights,
-                flags=self.department.performance,
-            )
         # 5 train: Poisson over units, per-unit clipping, noise; 6 guard: project onto the norm ball, shapes, finite
         inputs = RoundInputs(
             parameters=model,

@@ -21,7 +21,7 @@ from policies.evaluate import Decision, evaluate
 from policies.facts import Facts, Phase
 from policies.policy import Policy, Role
 from shared.codec import Record, encode
-from shared.errors import CityFedError, ConfigError, ProtocolError
+from shared.errors import CityFedError, ConfigError, ContractError, ProtocolError
 from shared.identity import Roster, Signed
 from shared.journal import EntryKind
 from shared.plan import Plan, accept_plan
@@ -117,7 +117,8 @@ def inspect_plan(config_path: Path, digest: str, *, now: dt.datetime) -> Inspect
 
     Raises:
         ConfigError: ``plan-unknown``, ``roster-unknown``, or a file is not in order.
-        ContractError: the declaration is not in order.
+        ContractError: the declaration is not in order; ``feature-not-allowed``, ``label-not-allowed``,
+            ``property-not-bound``.
         ProtocolError: ``signature-invalid``, ``message-malformed``, ``plan-changed``, ``package-foreign``,
             ``extra-unknown``, ``extra-not-noised``, ``cohort-foreign``, ``roster-size``.
         JournalError: the journal does not verify.
@@ -271,7 +272,7 @@ def _line(desk: _Desk, path: Path) -> PlanLine:
         _require_in_date(plan, desk.now)
         found = desk.inspect(plan)
         state = "refused" if found.refused_by else ("approved" if _is_approved(found) else "waiting")
-    except (ProtocolError, ConfigError) as error:
+    except (ProtocolError, ConfigError, ContractError) as error:
         state = error.code
     return PlanLine(digest=path.stem, state=state, name=plan.name, purpose=plan.purpose, valid_until=plan.valid_until)
 

@@ -31,9 +31,12 @@ from shared.plan import (
     ServerOptimizerSpec,
     TaskSpec,
     default_aggregation,
+    require_bound,
+    require_model,
+    require_rounds,
 )
 from shared.privacy.extras import extra_charges, require_known
-from shared.privacy.plan import MechanismName, PrivacyBudget, PrivacyParams, PrivacyUnit, require_records
+from shared.privacy.plan import MechanismName, PrivacyBudget, PrivacyParams, PrivacyUnit, require_records, require_step
 
 PACKAGED = (
     "emergency-triage",
@@ -72,10 +75,7 @@ class PrivacyAsk(Record, frozen=True, kw_only=True):
             raise ValueError("`extras_share` lies in (0, 1)")
         if not (0 < self.epsilon <= 100 and 0 < self.delta < 0.1):
             raise ValueError("`epsilon` lies in (0, 100] and `delta` in (0, 0.1)")
-        if not (0 < self.sample_rate <= 1 and self.steps >= 1 and self.max_grad_norm > 0):
-            raise ValueError("`sample_rate` lies in (0, 1], `steps` is at least 1, `max_grad_norm` is above 0")
-        if self.mechanism == "shared-noise" and self.steps != 1:
-            raise ValueError('`steps` is 1 with `mechanism = "shared-noise"`: one noisy step a round')
+        require_step(self.mechanism, sample_rate=self.sample_rate, steps=self.steps, max_grad_norm=self.max_grad_norm)
         require_records(self.unit, self.max_records)
 
 
@@ -87,6 +87,15 @@ class ModelChoice(Record, frozen=True, kw_only=True):
     last_n: int = 0
     lora_rank: int = 0
     max_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        require_model(
+            architecture=self.architecture,
+            trainable=self.trainable,
+            last_n=self.last_n,
+            lora_rank=self.lora_rank,
+            max_tokens=self.max_tokens,
+        )
 
     def spec(self, base_weights_sha256: str) -> ModelSpec:
         """Return the plan's model with its base weights pinned."""
@@ -159,9 +168,13 @@ class ModelBasis:
         """Read layout and starting point of a model.
 
         Raises:
-            CityFedError: as :func:`shared.tasks.text.build`.
+            CityFedError: as :func:`shared.tasks.encoder_files.require_tokens` and :func:`shared.tasks.text.build`.
         """
+        from shared.tasks.encoder_files import require_tokens  # noqa: PLC0415 - imports the tokenizer
         from shared.tasks.text import initial_parameters, layout_of  # noqa: PLC0415 - imports torch
+
+        if weights_dir is not None:
+            require_tokens(spec, weights_dir)
 
         return cls(
             spec=spec,
@@ -188,9 +201,10 @@ class PlanAsk(Record, frozen=True, kw_only=True):
     release: ReleaseTerms = ReleaseTerms()
 
     def __post_init__(self) -> None:
-        if not 0 < self.bound <= 1e6:
-            raise ValueError("`bound` lies in (0, 1000000]")
+        require_rounds(self.rounds, self.spare_attempts)
+        require_bound(self.bound)
         require_known(self.extras)
+        self.optimizer.require_acting(self.privacy.steps)
 
 
 class Declared(Protocol):

@@ -33,6 +33,28 @@ class TaskSpec(Record, frozen=True, kw_only=True):
     features: Annotated[tuple[Label, ...], Meta(max_length=100)] = ("description",)
     label: Label = "request"
 
+    def __post_init__(self) -> None:
+        names = (*self.features, self.label)
+        if not self.features or len(set(names)) < len(names):
+            raise ValueError("`features` names at least one property, none twice, and never the `label`")
+
+
+def require_model(*, architecture: str, trainable: str, last_n: int, lora_rank: int, max_tokens: int) -> None:
+    """Refuse a model that no weights could make; whether these numbers fit the weights shows where they lie.
+
+    Raises:
+        ValueError: a trained part that the architecture does not have, a number of a part that is not trained, or a
+            text of too few or too many tokens.
+    """
+    if architecture == "hashed-words" and trainable != "head":
+        raise ValueError('`trainable` is "head" with `architecture = "hashed-words"`, which has no encoder')
+    if (trainable == "last-n") != (last_n > 0) or last_n < 0:
+        raise ValueError('`last_n` is above 0 exactly when `trainable` is "last-n", else 0')
+    if (trainable == "lora") != (lora_rank > 0) or lora_rank < 0:
+        raise ValueError('`lora_rank` is above 0 exactly when `trainable` is "lora", else 0')
+    if not 8 <= max_tokens <= 512:
+        raise ValueError("`max_tokens` lies in 8..512")
+
 
 class ModelSpec(Record, frozen=True, kw_only=True):
     """The architecture by name, its base weights by hash, and which part is trained."""
@@ -46,12 +68,13 @@ class ModelSpec(Record, frozen=True, kw_only=True):
     head: Literal["linear"] = "linear"
 
     def __post_init__(self) -> None:
-        if (self.trainable == "last-n") != (self.last_n > 0):
-            raise ValueError('`last_n` is above 0 exactly when `trainable` is "last-n"')
-        if (self.trainable == "lora") != (self.lora_rank > 0):
-            raise ValueError('`lora_rank` is above 0 exactly when `trainable` is "lora"')
-        if not 8 <= self.max_tokens <= 512:
-            raise ValueError("`max_tokens` lies in 8..512")
+        require_model(
+            architecture=self.architecture,
+            trainable=self.trainable,
+            last_n=self.last_n,
+            lora_rank=self.lora_rank,
+            max_tokens=self.max_tokens,
+        )
 
 
 class LocalOptimizer(Record, frozen=True, kw_only=True):
@@ -70,6 +93,22 @@ class LocalOptimizer(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not (0 < self.learning_rate <= 1e4 and 0 <= self.momentum < 1 and 0 <= self.weight_decay <= 1):
             raise ValueError("`learning_rate` lies in (0, 10000], `momentum` in [0, 1), `weight_decay` in [0, 1]")
+        if self.kind == "adamw" and self.momentum > 0:
+            raise ValueError('`momentum` is 0 with `kind = "adamw"`, which has moments of its own')
+        if self.learning_rate * self.weight_decay > 1:
+            # Above 2 parameters grow whatever the data says, until none is finite.
+            raise ValueError("`learning_rate` times `weight_decay` is at most 1")
+
+    def require_acting(self, steps: int) -> None:
+        """Refuse a setting that changes nothing, because the optimiser starts anew each round.
+
+        Raises:
+            ValueError: momentum without a second step, or a mean of the last half that is one iterate.
+        """
+        if self.momentum > 0 and steps == 1:
+            raise ValueError("`momentum` is 0 with one of `steps` a round: the local optimiser starts anew each round")
+        if self.iterate != "last" and steps < 3:
+            raise ValueError('`iterate` is "last" with fewer than 3 `steps` a round: their last half is one iterate')
 
 
 class ServerOptimizerSpec(Record, frozen=True, kw_only=True):
@@ -82,8 +121,21 @@ class ServerOptimizerSpec(Record, frozen=True, kw_only=True):
     tau: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not (0 < self.learning_rate <= 1e3 and 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.tau > 0):
-            raise ValueError("`learning_rate` lies in (0, 1000], `beta1` and `beta2` in [0, 1), `tau` is above 0")
+        if not (0 < self.learning_rate <= 1e3 and 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError("`learning_rate` lies in (0, 1000], `beta1` and `beta2` in [0, 1)")
+        if not 1e-9 <= self.tau <= 1e3:
+            # Its square is the first second moment, a float32 that may neither vanish nor overflow.
+            raise ValueError("`tau` lies in [0.000000001, 1000]")
+
+
+def require_bound(bound: float) -> None:
+    """Refuse a norm bound that does not fit the ring.
+
+    Raises:
+        ValueError: a bound outside its range.
+    """
+    if not 1e-6 <= bound <= 1e6:
+        raise ValueError("`bound` lies in [0.000001, 1000000]")
 
 
 class AggregationParams(Record, frozen=True, kw_only=True):
@@ -98,8 +150,7 @@ class AggregationParams(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not (self.threshold >= 2 and self.min_contributors >= 2 and self.max_colluders >= 0):
             raise ValueError("`threshold` and `min_contributors` are at least 2, `max_colluders` at least 0")
-        if not (0 < self.bound <= 1e6):
-            raise ValueError("`bound` lies in (0, 1000000]")
+        require_bound(self.bound)
 
     def admissible_for(self, roster_size: int) -> bool:
         """Return whether 2t > N + c and m >= max(t, c + 2) hold (protocol 1)."""
@@ -167,6 +218,16 @@ class ReleaseTerms(Record, frozen=True, kw_only=True):
         return ", ".join([*asked, *["a person's approval at the authority"] * self.human_approval])
 
 
+def require_rounds(rounds: int, spare_attempts: int) -> None:
+    """Refuse a number of rounds that no run has.
+
+    Raises:
+        ValueError: no round, too many of them, or too many spare attempts.
+    """
+    if not (1 <= rounds <= 10_000 and 0 <= spare_attempts <= 1000):
+        raise ValueError("`rounds` lies in 1..10000 and `spare_attempts` in 0..1000")
+
+
 class Plan(Record, frozen=True, kw_only=True):
     """One run, completely. Signed by the authority under the label ``plan``."""
 
@@ -192,14 +253,16 @@ class Plan(Record, frozen=True, kw_only=True):
     release: ReleaseTerms = ReleaseTerms()
 
     def __post_init__(self) -> None:
-        if not (1 <= self.rounds <= 10_000 and 0 <= self.spare_attempts <= 1000 and self.approval >= 1):
-            raise ValueError("`rounds` lies in 1..10000, `spare_attempts` in 0..1000, `approval` is at least 1")
+        require_rounds(self.rounds, self.spare_attempts)
+        if self.approval < 1:
+            raise ValueError("`approval` is at least 1")
         if not self.aggregation.min_contributors <= len(self.datasets) <= self.roster_size:
             raise ValueError("the cohort has at least `min_contributors` and at most `roster_size` departments")
         if any(extra.max_abs * extra.scale > self.aggregation.bound for extra in self.layout.extras):
             raise ValueError("`max_abs` times `scale` of an extra coordinate is at most `bound`")
         if self.valid_until < self.valid_from:
             raise ValueError("`valid_until` is not before `valid_from`")
+        self.local_optimizer.require_acting(self.privacy.steps)
         if self.privacy.mechanism == "shared-noise":
             self._check_shared_noise()
 

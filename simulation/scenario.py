@@ -16,7 +16,15 @@ from server.asks import PACKAGED, ModelChoice, PlanAsk, PrivacyAsk, packaged_sce
 from shared.codec import Record, load_toml, parse_toml, sha256
 from shared.errors import ConfigError
 from shared.identity import DEPARTMENT_NAME
-from shared.plan import LocalOptimizer, ReleaseTerms, ServerOptimizerSpec, TaskSpec
+from shared.parameters import Label
+from shared.plan import (
+    LocalOptimizer,
+    ReleaseTerms,
+    ServerOptimizerSpec,
+    TaskSpec,
+    require_bound,
+    require_rounds,
+)
 from shared.privacy.extras import require_known
 from shared.privacy.plan import PerformanceFlags
 from simulation.network import Fault
@@ -71,8 +79,8 @@ class Scenario(Record, frozen=True, kw_only=True):
     ``extras`` are numbers that ride noised in the encrypted sum, by the names of :data:`shared.privacy.extras.KNOWN`.
     """
 
-    name: str
-    purpose: str
+    name: Label
+    purpose: Label
     seed: int = 1
     seeds: int = 10
     rounds: int
@@ -96,11 +104,13 @@ class Scenario(Record, frozen=True, kw_only=True):
         for name in self.departments:
             if not DEPARTMENT_NAME.fullmatch(name) or name == "authority":
                 raise ValueError("a key of `departments` is a lower-case name such as `transport`, not `authority`")
-        if not (1 <= self.seeds <= 1000 and 1 <= self.rounds <= 10_000 and 0 <= self.spare_attempts <= 1000):
-            raise ValueError("`seeds` lies in 1..1000, `rounds` in 1..10000, `spare_attempts` in 0..1000")
-        if not 0 < self.bound <= 1e6:
-            raise ValueError("`bound` lies in (0, 1000000]")
+        if not 1 <= self.seeds <= 1000:
+            raise ValueError("`seeds` lies in 1..1000")
+        require_rounds(self.rounds, self.spare_attempts)
+        require_bound(self.bound)
         require_known(self.extras)
+        for optimizer in (self.optimizer.federated, self.optimizer.local, self.optimizer.pooled):
+            optimizer.require_acting(self.privacy.steps)
         if any(fault.department not in self.departments for fault in self.faults):
             raise ValueError("`faults` names a department that is not in `departments`")
         if self.privacy.mechanism == "shared-noise" and self.optimizer.federated != LocalOptimizer(learning_rate=1.0):

@@ -23,6 +23,7 @@ from simulation.statistics import arm_summary, gain_summary
 from simulation.study import METRIC, SeedResult
 from simulation.summary import (
     EMERGENCY_DATA,
+    SERVER_MEMORY,
     STAND_IN_TUNING,
     ArmName,
     CityWorstCase,
@@ -161,6 +162,8 @@ def _notes(scenario: Scenario, results: Sequence[SeedResult]) -> tuple[str, ...]
     """Say what a reader must know about this run."""
     smallest = min((count for result in results for count in result.survivors), default=len(scenario.departments))
     notes = [f"Faults were switched on: {len(scenario.faults)}."] if scenario.faults else []
+    if scenario.server_optimizer.kind != "fedavg":
+        notes.append(SERVER_MEMORY.format(kind=scenario.server_optimizer.kind))
     if smallest < len(scenario.departments):
         notes.append(f"In at least one round only {smallest} departments were in the sum.")
     return tuple(notes)

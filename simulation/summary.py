@@ -175,6 +175,12 @@ STAND_IN_TUNING = (
 )
 """``tuning`` of a run that chose its settings on the stand-in."""
 
+SERVER_MEMORY = (
+    "The federated arm's server optimiser, {kind}, remembers earlier rounds; local-only and pooled training "
+    "start anew each round, so a difference between the arms may come from the optimiser and not from federation."
+)
+"""A note of a run whose server does more than add updates up, with the optimiser's ``kind``."""
+
 
 class MetricRow(Record, frozen=True, kw_only=True):
     """One measured value: a line of ``metrics.jsonl``.

@@ -22,7 +22,7 @@ from clients.training.extras import release_extras
 from clients.training.noise import RandomSource, StepStream
 from clients.training.preflight import checked_head, choose_engine, synthetic_units
 from clients.training.sampling import poisson_sample
-from shared.errors import ConfigError, ProtocolError
+from shared.errors import ProtocolError
 from shared.identity import DepartmentId
 from shared.parameters import ExtraSpec, Layout, Vector
 from shared.plan import LocalOptimizer, ModelSpec, Plan
@@ -153,7 +153,6 @@ class Trainer:
 
         Raises:
             ModelError: a vector that does not fit, ``vector-not-finite`` also when training diverged.
-            ConfigError: ``optimizer-momentum``.
 
         Guarantees:
             - Adding or removing one unit changes the sum of a step by at most the clip, whatever ``parameters`` are,
@@ -309,8 +308,6 @@ def _optimizer(spec: LocalOptimizer, model: nn.Module) -> torch.optim.Optimizer:
     """Return the local optimiser over the trained parameters."""
     parameters = trained_parameters(model)
     if spec.kind == "adamw":
-        if spec.momentum > 0:
-            raise ConfigError("optimizer-momentum", '`momentum` belongs to "sgd"; with "adamw" it must be 0.')
         return torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
     return torch.optim.SGD(parameters, lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay)
 

@@ -43,6 +43,27 @@ def require_records(unit: PrivacyUnit, max_records: int) -> None:
         raise ValueError('`max_records` is 1 for unit "record" and lies in 1..1000 for a person or device')
 
 
+MAX_STEPS = 10_000
+"""Most noisy steps of a round."""
+
+
+def require_step(mechanism: MechanismName, *, sample_rate: float, steps: int, max_grad_norm: float) -> None:
+    """Refuse numbers of a noisy step, or a count of them, with which nobody can train.
+
+    Raises:
+        ValueError: a sampling rate, count or clip outside its range; several steps a round with shared noise.
+    """
+    if not 1e-6 <= sample_rate <= 1:
+        raise ValueError("`sample_rate` lies in [0.000001, 1]")
+    if not 1 <= steps <= MAX_STEPS:
+        raise ValueError(f"`steps` lies in 1..{MAX_STEPS}")
+    if mechanism == "shared-noise" and steps != 1:
+        raise ValueError('`steps` is 1 with `mechanism = "shared-noise"`: one noisy step a round')
+    if not 1e-6 <= max_grad_norm <= 1e6:
+        # Below, squares of norms vanish in float32 and nothing would be clipped.
+        raise ValueError("`max_grad_norm` lies in [0.000001, 1000000]")
+
+
 class PrivacyBudget(Record, frozen=True, kw_only=True):
     """An (epsilon, delta) pair."""
 
@@ -82,18 +103,10 @@ class PrivacyParams(Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         require_records(self.unit, self.max_records)
-        if not 0 < self.sample_rate <= 1:
-            raise ValueError("`sample_rate` lies in (0, 1]")
-        if self.steps < 1:
-            raise ValueError("`steps` is at least 1")
-        if not 1e-6 <= self.max_grad_norm <= 1e6:
-            # Below, squares of norms vanish in float32 and nothing would be clipped.
-            raise ValueError("`max_grad_norm` lies in [0.000001, 1000000]")
+        require_step(self.mechanism, sample_rate=self.sample_rate, steps=self.steps, max_grad_norm=self.max_grad_norm)
         if not 0.3 <= self.noise_multiplier <= 1e6:
             raise ValueError("`noise_multiplier` lies in [0.3, 1000000]")
         require_noise_shares(self.mechanism, self.noise_shares)
-        if self.mechanism == "shared-noise" and self.steps != 1:
-            raise ValueError('`steps` is 1 with `mechanism = "shared-noise"`')
 
 
 def full_noise(privacy: PrivacyParams) -> PrivacyParams:
@@ -116,3 +129,7 @@ class PerformanceFlags(Record, frozen=True, kw_only=True):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     physical_batch_size: int = 1
     engine: Literal["auto", "opacus", "bookkeeping"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.physical_batch_size < 1:
+            raise ValueError("`physical_batch_size` is at least 1")

@@ -103,7 +103,7 @@ def round_terms(
 
     Raises:
         ProtocolError: ``threshold-inadmissible``, ``round-out-of-range``, ``participants-unordered``,
-            ``participant-foreign``, ``too-few-participants``, ``bound-out-of-range``.
+            ``participant-foreign``, ``too-few-participants``.
     """
     limits = plan.aggregation
     if not limits.admissible_for(plan.roster_size):
@@ -111,11 +111,7 @@ def round_terms(
     if round_number < 1:
         raise ProtocolError("round-out-of-range", f"Round {round_number} is not at least 1.")
     _check_participants(plan, participants)
-    try:
-        bound = MECHANISMS[plan.privacy.mechanism].range(plan, len(participants))
-        bits = fraction_bits(len(participants), bound)
-    except ValueError as cause:
-        raise ProtocolError("bound-out-of-range", f"The plan's bound does not fit the ring: {cause}.") from cause
+    bound = MECHANISMS[plan.privacy.mechanism].range(plan, len(participants))
     return RoundTerms(
         run=plan.run_id(),
         plan_digest=plan.digest(),
@@ -127,7 +123,7 @@ def round_terms(
         layout_digest=plan.layout.digest(),
         dimension=plan.layout.total_size,
         ring_bits=limits.ring_bits,
-        fraction_bits=bits,
+        fraction_bits=fraction_bits(len(participants), bound),
         bound=bound,
         threshold=limits.threshold,
         min_contributors=limits.min_contributors,

@@ -57,9 +57,7 @@ def tokenize(spec: ModelSpec, texts: Sequence[str], weights_dir: Path) -> list[N
         ModelError: ``encoder-config``, ``tokenizer-corrupt``.
         ConfigError: ``max-tokens``.
     """
-    limit = read_config(weights_dir).max_position_embeddings
-    if spec.max_tokens > limit:
-        raise ConfigError("max-tokens", f"`max_tokens` is {spec.max_tokens}, the encoder takes at most {limit}.")
+    require_tokens(spec, weights_dir)
     path = weights_dir / "tokenizer.json"
     data = read_base_file(path)
     try:
@@ -69,6 +67,19 @@ def tokenize(spec: ModelSpec, texts: Sequence[str], weights_dir: Path) -> list[N
     tokenizer.no_padding()
     tokenizer.enable_truncation(spec.max_tokens)
     return [np.array(encoding.ids, dtype=np.int64) for encoding in tokenizer.encode_batch(list(texts))]
+
+
+def require_tokens(spec: ModelSpec, weights_dir: Path) -> None:
+    """Refuse texts of more tokens than the encoder has places for.
+
+    Raises:
+        SetupError: ``base-weights-missing``.
+        ModelError: ``encoder-config``.
+        ConfigError: ``max-tokens``.
+    """
+    limit = read_config(weights_dir).max_position_embeddings
+    if spec.max_tokens > limit:
+        raise ConfigError("max-tokens", f"`max_tokens` is {spec.max_tokens}, the encoder takes at most {limit}.")
 
 
 def pad(rows: Sequence[NDArray[np.int64]], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

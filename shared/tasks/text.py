@@ -156,7 +156,7 @@ def build(spec: ModelSpec, weights_dir: Path | None, device: torch.device) -> nn
         device: from :func:`shared.tasks.device.resolve_device`.
 
     Raises:
-        ConfigError: ``trainable-unsupported``, ``lora-rank``, ``last-n``.
+        ConfigError: ``lora-rank``, ``last-n``.
         ModelError: ``base-weights-mismatch``, ``base-weights-corrupt``, ``encoder-config``.
         SetupError: ``base-weights-missing``.
     """
@@ -173,7 +173,7 @@ def layout_of(spec: ModelSpec, weights_dir: Path | None) -> Layout:
     """Return the layout that the spec trains; reads shapes only, not the base weights.
 
     Raises:
-        ConfigError: ``trainable-unsupported``, ``lora-rank``, ``last-n``.
+        ConfigError: ``lora-rank``, ``last-n``.
         ModelError: ``base-weights-mismatch``, ``encoder-config``.
         SetupError: ``base-weights-missing``.
     """
@@ -245,7 +245,7 @@ def prepare(
 
     Raises:
         ValueError: when there is not one label a text, or a label is neither 0 nor 1.
-        ConfigError: ``trainable-unsupported``, ``lora-rank``, ``last-n``, ``max-tokens``.
+        ConfigError: ``lora-rank``, ``last-n``, ``max-tokens``.
         ModelError: ``base-weights-mismatch``, ``base-weights-corrupt``, ``encoder-config``, ``tokenizer-corrupt``,
             ``feature-cache-corrupt``.
         SetupError: ``base-weights-missing``.
@@ -372,9 +372,6 @@ def _feature_width(spec: ModelSpec, weights_dir: Path | None) -> int:
 
 def _trainable_layers(spec: ModelSpec, weights_dir: Path | None) -> int:
     """Return how many of the last encoder layers are trained as they are, adapters aside."""
-    if spec.architecture == "hashed-words":
-        message = 'Architecture "hashed-words" has no encoder to train; only `trainable = "head"` is allowed.'
-        raise ConfigError("trainable-unsupported", message)
     config = read_config(_required(weights_dir))
     layers = config.num_hidden_layers
     if spec.trainable == "full":

@@ -95,9 +95,7 @@ CASES = [
     Case(governance.bound_columns_allowed, "policy.columns.label", "", False),
     Case(governance.plan_columns_allowed, "facts.plan.task.features", ("description", "address"), False),
     Case(governance.plan_columns_allowed, "facts.plan.task.features", ("service_request_id",), False),
-    Case(governance.plan_columns_allowed, "facts.plan.task.features", (), False),
     Case(governance.plan_columns_allowed, "facts.plan.task.label", "service_request_id", False),
-    Case(governance.plan_columns_allowed, "facts.plan.task.label", "description", False),
     Case(governance.plan_columns_allowed, "policy.columns.features", (), False),
     Case(governance.plan_columns_allowed, "policy.columns.label", "", False),
     # R09

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
+import tomli_w
+from msgspec import structs
 
 from server.asks import PACKAGED, ModelChoice, PlanAsk, PrivacyAsk
 from server.city import load_city
@@ -24,8 +27,10 @@ from shared.model_file import read_model
 from shared.package import package_digest
 from shared.parameters import model_hash
 from shared.plan import LocalOptimizer, Plan, accept_plan
+from shared.tasks.encoder_files import read_config
 from tests.command_line import Run
 from tests.deployed_city import SMALL_ASK, found, now
+from tests.fixtures.tiny_bert import write_tiny_bert
 from tests.refusals import code_of
 
 NAMES = ("environment", "health", "police", "transport")
@@ -194,7 +199,7 @@ def test_too_few_departments_make_no_plan(town: Town) -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"rounds": 0}, "plan-impossible"),
+        ({"privacy": structs.replace(SMALL_ASK.privacy, mechanism="shared-noise", steps=1)}, "plan-impossible"),
         ({"model": ModelChoice(architecture="minilm")}, "weights-missing"),
     ],
 )
@@ -286,6 +291,45 @@ def test_the_commands_name_a_plan_by_its_digest(run: Run, town: Town, tmp_path: 
     assert digest in run("plan", "list", *at).out
     kinds = [json.loads(entry)["kind"] for entry in run("audit", "show", town.home.office_journal).out.splitlines()]
     assert kinds[-2:] == ["plan-signed", "plan-published"]
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("trainable", '"lora"'),
+        ("last_n", "2"),
+        ("max_tokens", "4"),
+        ("max_grad_norm", "1e-7"),
+        ("max_grad_norm", "1e7"),
+        ("iterate", '"mean-of-last-half"'),
+        ("kind", '"adamw"\nmomentum = 0.9'),
+    ],
+)
+def test_a_plan_that_could_never_train_is_one_sentence(
+    run: Run, town: Town, tmp_path: Path, line: str, value: str
+) -> None:
+    scenario = tmp_path / "small.toml"
+    tree = msgspec.to_builtins(SMALL_ASK)
+    tree["optimizer"] = {"kind": "sgd", "iterate": "last", "learning_rate": 2.0}
+    for table in ("task", "server_optimizer"):
+        del tree[table]
+    text, changes = re.subn(f"^{line} = .*$", lambda _: f"{line} = {value}", tomli_w.dumps(tree), flags=re.MULTILINE)
+    assert changes == 1
+    scenario.write_text(text)
+    ended = run("plan", "draft", scenario, *(town.summary(name) for name in NAMES), "--home", town.home.root)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.sentence.endswith("[toml-content]")
+    assert states(town.home) == {}
+
+
+def test_more_tokens_than_the_encoder_has_places_for_make_no_plan(town: Town, tmp_path: Path) -> None:
+    weights = tmp_path / "authority" / "minilm"
+    weights.mkdir()
+    write_tiny_bert(weights)
+    town.home.config.write_text(town.home.config.read_text().replace('weights = ""', 'weights = "minilm"'))
+    limit = read_config(weights).max_position_embeddings
+    assert load_basis(town.home, ModelChoice(max_tokens=limit)).spec.max_tokens == limit
+    assert code_of(lambda: load_basis(town.home, ModelChoice(max_tokens=limit + 1))) == "max-tokens"
 
 
 def test_privacy_that_no_noise_can_give_is_one_sentence(town: Town) -> None:

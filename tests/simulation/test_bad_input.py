@@ -48,6 +48,24 @@ def test_a_scenario_that_is_not_there_names_the_packaged_ones(run: Run) -> None:
     assert_refused(run("run", "nowhere.toml"), 2, "scenario-missing", "emergency-triage")
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "model.trainable=lora",
+        "model.last_n=2",
+        "model.max_tokens=4",
+        "privacy.max_grad_norm=1e-7",
+        "privacy.max_grad_norm=1e7",
+        "optimizer.federated={kind='adamw', learning_rate=0.1, momentum=0.9}",
+        "optimizer.local.iterate=mean-of-last-half",
+        "performance.physical_batch_size=0",
+    ],
+)
+def test_a_setting_that_could_never_train_is_one_sentence(run: Run, tmp_path: Path, setting: str) -> None:
+    assert_refused(refused_run(run, write_study(tmp_path), "--set", setting), 2, "toml-content")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_policy_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
     study = write_study(tmp_path)
     ended = refused_run(run, study, "--set", "departments.police.policy=nowhere.toml")

@@ -16,10 +16,11 @@ from clients.training.noise import UnsafeSeededSource
 from shared.errors import ConfigError
 from shared.journal import EntryKind, Journal, verify_journal
 from shared.model_file import file_digest, read_model
+from shared.plan import ServerOptimizerSpec
 from shared.privacy.accountant import epsilon, event_of
 from simulation.home import Home
 from simulation.progress import Silent
-from simulation.run import run_study
+from simulation.run import _notes, run_study
 from simulation.run_folder import can_use, finished_seeds, read_plan
 from simulation.scenario import Scenario
 from simulation.summary import RunSummary, read_metrics, read_summary
@@ -275,3 +276,10 @@ def test_a_study_with_a_department_that_drops_says_so(tmp_path: Path) -> None:
     assert "Round 1: no update from health (no-answer)" in notes.lines
     assert "only 3 departments" in (tmp_path / "run" / "report.md").read_text()
     assert summary.arms["federated"].interval is None
+
+
+def test_a_server_that_remembers_is_told_beside_the_comparison(tmp_path: Path) -> None:
+    plain = small_scenario(tmp_path)
+    assert _notes(plain, []) == ()
+    (note,) = _notes(msgspec.structs.replace(plain, server_optimizer=ServerOptimizerSpec(kind="fedyogi")), [])
+    assert "fedyogi, remembers earlier rounds" in note

@@ -65,7 +65,7 @@ def test_a_file_loads_with_its_folder_as_the_anchor(path: Path) -> None:
         ("departments.police.colour=1", "`colour`"),
         ("rounds=1.5", "`.rounds`"),
         ("rounds=many", "`.rounds`"),
-        ("rounds=0", "`rounds` in 1..10000"),
+        ("rounds=0", "`rounds` lies in 1..10000"),
         ("seeds=0", "`seeds` lies in 1..1000"),
         ("spare_attempts=-1", "`spare_attempts` in 0..1000"),
         ("bound=0", "`bound` lies in"),
@@ -76,11 +76,25 @@ def test_a_file_loads_with_its_folder_as_the_anchor(path: Path) -> None:
         ("privacy.epsilon=0", "`epsilon` lies in (0, 100]"),
         ("privacy.epsilon=nan", "`epsilon` lies in (0, 100]"),
         ("privacy.delta=1.0", "`delta` in (0, 0.1)"),
-        ("privacy.sample_rate=0.0", "`sample_rate` lies in (0, 1]"),
-        ("privacy.steps=0", "`steps` is at least 1"),
+        ("privacy.sample_rate=0.0", "`sample_rate` lies in [0.000001, 1]"),
+        ("privacy.steps=0", "`steps` lies in 1..10000"),
+        ("privacy.steps=10001", "`steps` lies in 1..10000"),
         ("privacy.mechanism=shared-noise", "`steps` is 1"),
-        ("privacy.max_grad_norm=-1.0", "`max_grad_norm` is above 0"),
+        ("privacy.max_grad_norm=-1.0", "`max_grad_norm` lies in [0.000001, 1000000]"),
+        ("privacy.max_grad_norm=1e-7", "`max_grad_norm` lies in [0.000001, 1000000]"),
+        ("privacy.max_grad_norm=1e7", "`max_grad_norm` lies in [0.000001, 1000000]"),
+        ("model.trainable=lora", '`trainable` is "head"'),
+        ("model.last_n=2", "`last_n` is above 0 exactly when"),
+        ("model.lora_rank=-1", "`lora_rank` is above 0 exactly when"),
+        ("model.max_tokens=4", "`max_tokens` lies in 8..512"),
+        ("task.features=[]", "`features` names at least one property"),
+        ('task.features=["request"]', "never the `label`"),
         ("optimizer.local.learning_rate=0.0", "`learning_rate` lies in (0, 10000]"),
+        ("optimizer.local.iterate=mean-of-last-half", '`iterate` is "last" with fewer than 3 `steps`'),
+        ("optimizer.local={kind='adamw', learning_rate=0.1, momentum=0.5}", '`momentum` is 0 with `kind = "adamw"`'),
+        ("optimizer.pooled={learning_rate=11.0, weight_decay=0.1}", "`learning_rate` times `weight_decay`"),
+        ("server_optimizer.tau=inf", "`tau` lies in"),
+        ("performance.physical_batch_size=0", "`physical_batch_size` is at least 1"),
         ("server_optimizer.kind=adam", "`.server_optimizer.kind`"),
         ("model.architecture=gpt", "`.model.architecture`"),
         ("departments.Police.binding=x", "lower-case name"),
@@ -124,6 +138,13 @@ def test_with_shared_noise_the_federated_rate_is_the_servers(path: Path) -> None
     assert "only `server_optimizer` acts" in refusal(path, *asked).message
     scenario, _ = load_scenario(str(path), (*asked, "optimizer.federated.learning_rate=1.0"))
     assert scenario.privacy.mechanism == "shared-noise"
+
+
+@pytest.mark.parametrize("arm", ["federated", "local", "pooled"])
+def test_with_one_step_a_round_momentum_is_refused_for_it_would_change_nothing(path: Path, arm: str) -> None:
+    asked = (f"optimizer.{arm}.momentum=0.9", "privacy.steps=1")
+    assert "`momentum` is 0 with one of `steps` a round" in refusal(path, *asked).message
+    assert load_scenario(str(path), asked[:1])[0].privacy.steps == 2
 
 
 def test_what_is_not_there_or_no_toml_is_one_sentence(tmp_path: Path, path: Path) -> None:

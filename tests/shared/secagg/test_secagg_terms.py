@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from shared.errors import ProtocolError
+from shared.identity import MAX_DEPARTMENTS
 from shared.parameters import Layout, TensorSpec
 from shared.plan import (
     DatasetTerms,
@@ -17,6 +18,7 @@ from shared.plan import (
     default_aggregation,
 )
 from shared.privacy.plan import PrivacyBudget, PrivacyParams
+from shared.secagg.ring import fraction_bits
 from shared.secagg.terms import RoundTerms, round_terms
 
 COHORT = ("environment", "health", "police", "transport")
@@ -76,7 +78,6 @@ def test_terms_follow_from_the_plan() -> None:
         ({}, {"participants": ("health", "health", "police")}, "participants-unordered"),
         ({}, {"participants": ("health", "police", "sybil")}, "participant-foreign"),
         ({}, {"participants": ("health", "police")}, "too-few-participants"),
-        ({"aggregation": default_aggregation(4, bound=2.0**-90)}, {}, "bound-out-of-range"),
     ],
 )
 def test_terms_that_break_the_protocol_are_refused(
@@ -85,6 +86,17 @@ def test_terms_that_break_the_protocol_are_refused(
     with pytest.raises(ProtocolError) as caught:
         terms(plan(**plan_changes), **changes)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("bound", [1e-6, 1e6])
+@pytest.mark.parametrize("participants", [1, 3, MAX_DEPARTMENTS])
+def test_every_bound_that_a_plan_may_have_fits_the_ring(bound: float, participants: int) -> None:
+    limits = default_aggregation(4, bound=bound)
+    assert 0 <= fraction_bits(participants, float(np.float32(limits.bound))) < 100
+    for beyond in (bound / 10, bound * 10):
+        if not 1e-6 <= beyond <= 1e6:
+            with pytest.raises(ValueError, match="`bound` lies in"):
+                default_aggregation(4, bound=beyond)
 
 
 def test_every_field_enters_the_session_id() -> None:

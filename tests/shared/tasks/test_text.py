@@ -179,8 +179,6 @@ def test_a_missing_folder_is_a_setup_error(tmp_path: Path) -> None:
 
 
 def test_specs_that_cannot_be_are_refused(weights: Path) -> None:
-    words = ModelSpec(architecture="hashed-words", base_weights_sha256=HASHED_WORDS_SHA256, trainable="full")
-    assert refused(build, words, None, CPU) == "trainable-unsupported"
     other = ModelSpec(architecture="hashed-words", base_weights_sha256="0" * 64)
     assert refused(layout_of, other, None) == "base-weights-mismatch"
     assert refused(layout_of, spec_of(weights, "last-n", 3), weights) == "last-n"
