@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 
 from server.audit import OWNER, ends_of_runs
+from server.checkpoint import forget_rounds
 from server.home import AuthorityHome
 from server.records import RoundDone, RoundFailed, RunEnded
 from server.run_lock import lock_runs_if_free
@@ -82,6 +83,7 @@ def _write(home: AuthorityHome, journal: Journal) -> bool:
         if not ended and _is_over(RunFolder(home.runs / run.hex())):
             body = RunEnded(run=run, status="failed", rounds=_finished_rounds(journal, run))
             journal.append(EntryKind.ENDED, body, now=dt.datetime.now(dt.UTC))
+            forget_rounds(RunFolder(home.runs / run.hex()).state)  # a process that was killed could not
     return True
 
 

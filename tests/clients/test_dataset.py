@@ -9,6 +9,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -122,6 +123,14 @@ def test_only_features_and_labels_of_the_contract_may_be_learned(
     with pytest.raises(ContractError) as caught:
         load(bound(tmp_path, [("a", "1")]), features, label)
     assert caught.value.code == code
+
+
+def test_a_property_that_the_department_did_not_bind_is_not_learned(tmp_path: Path) -> None:
+    binding = bound(tmp_path, [("a", "1")])
+    partly = msgspec.structs.replace(binding, columns={"description": "text"})
+    with pytest.raises(ContractError, match="maps no column to `request`") as caught:
+        load(partly)
+    assert caught.value.code == "property-not-bound"
 
 
 def test_a_task_without_features_is_a_callers_mistake(tmp_path: Path) -> None:

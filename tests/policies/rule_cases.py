@@ -220,6 +220,9 @@ CASES = [
         for value, ok in ((0.98, False), (5.0, True), (math.nan, False))  # more than it cost is no lie that harms
     ),
     Case(release.release_accounted, "facts.release.computed.epsilon", math.nan, False),
+    Case(release.release_accounted, "facts.release.said.epsilon", 0.99 * (1 - 1e-12), True),  # another machine's digits
+    Case(release.release_accounted, "facts.release.said.epsilon", 0.99 * (1 - 1e-6), False),
+    Case(release.release_accounted, "facts.release", None, False),
     *(
         Case(release.release_accounted, f"facts.release.said.{field}", value, False)
         for field, value in (

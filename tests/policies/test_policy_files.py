@@ -97,13 +97,19 @@ def test_an_unknown_key_is_one_sentence(old: str, new: str, key: str, table: str
         ("minimum_rows = 150", "minimum_rows = true", "minimum_rows"),
         ("minimum_rows = 150", 'minimum_rows = "200"', "minimum_rows"),
         ("minimum_rows = 150\n", "", "minimum_rows"),
+        ("minimum_units = 120", "minimum_units = 0", "minimum_units"),
         ("max_rounds = 400", "max_rounds = -1", "max_rounds"),
+        ("max_steps_per_round = 200", "max_steps_per_round = 0", "max_steps_per_round"),
+        ("max_sample_rate = 0.2", "max_sample_rate = 0.0", "max_sample_rate"),
         ("max_sample_rate = 0.2", "max_sample_rate = 1.5", "max_sample_rate"),
         ("max_learning_rate = 100.0", "max_learning_rate = inf", "max_learning_rate"),
         ("max_grad_norm = 10.0", "max_grad_norm = nan", "max_grad_norm"),
         ("min_noise_multiplier = 0.5", "min_noise_multiplier = 0.0", "min_noise_multiplier"),
         ('unit = "record"', 'unit = "row"', "unit"),
         ("delta = 1e-4", "delta = 1.0", "delta"),
+        ("delta = 1e-4", "delta = 0.0", "delta"),
+        ("delta = 1e-4", "delta = 1e-4\nwindow = { days = 0, epsilon = 6.0 }", "days"),
+        ('unit = "record"', 'unit = "person"\npopulation = { name = "The people", epsilon = 12.0 }', "name"),
         ('accountant = "dp-accounting 0.6 PLD"', 'accountant = ""', "accountant"),
         ("min_contributors_min = 3", "min_contributors_min = 2", "min_contributors_min"),
         ("threshold_min = 3", "threshold_min = 1", "threshold_min"),
@@ -120,6 +126,8 @@ def test_an_unknown_key_is_one_sentence(old: str, new: str, key: str, table: str
         ('department = "transport"', 'department = "Transport"', "department"),
         ('"transport-it" = "it"', '"transport-it" = "boss"', "people"),
         ('it = "Transport IT operations"', 'it = " "', "steward"),
+        ('dpo = "City data protection officer"', 'dpo = ""', "steward"),
+        ('steward = "Transport data office"', 'steward = " "', "steward"),
         ('plan_key_fingerprint = "', 'plan_key_fingerprint = "x', "fingerprint"),
     ],
 )
@@ -129,6 +137,19 @@ def test_an_impossible_value_is_one_sentence_that_names_it(old: str, new: str, s
         parse_policy(policy_text.replace(old, new).encode(), "policy.toml")
     assert caught.value.message.startswith("policy.toml: ")
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("minimum_rows = 150", "minimum_rows = 1"),
+        ("minimum_units = 120", "minimum_units = 1"),
+        ("delta = 1e-4", "delta = 1e-4\nwindow = { days = 1, epsilon = 6.0 }"),
+    ],
+)
+def test_the_smallest_possible_value_is_one(old: str, new: str, policy_text: str) -> None:
+    assert policy_text.count(old) == 1
+    parse_policy(policy_text.replace(old, new).encode(), "policy.toml")
 
 
 def costliest(policy: Policy) -> float:

@@ -30,6 +30,25 @@ def test_p4_an_audit_and_a_person_are_there_if_either_side_wants_them(
             assert not rule(change(free, f"release.{field}", True), bare).ok
 
 
+@pytest.mark.parametrize("wanted_here", [False, True])
+@pytest.mark.parametrize("demanded", [False, True])
+def test_p4_a_plan_demands_what_this_department_wants_and_may_demand_more(
+    policy: Policy, facts: Facts, change: Change, *, wanted_here: bool, demanded: bool
+) -> None:
+    for field, rule in (("human_approval", release.approval_demanded), ("attack_audit", release.audit_demanded)):
+        judged = change(policy, f"release.{field}", wanted_here)
+        assert rule(judged, change(facts, f"plan.release.{field}", demanded)).ok is (demanded or not wanted_here)
+
+
+@pytest.mark.parametrize("side", ["plan", "policy"])
+def test_a_name_is_enough_where_one_is_wanted(side: str, policy: Policy, facts: Facts, change: Change) -> None:
+    if side == "plan":
+        facts = change(facts, "plan.release.human_approval", True)
+    else:
+        policy = change(policy, "release.human_approval", True)
+    assert release.approval_given(policy, facts).ok
+
+
 NAMES = st.lists(st.sampled_from([*HOLDERS, PUBLIC, "parks", "water"]), unique=True).map(tuple)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
+from collections.abc import Collection
+from importlib import resources
 from pathlib import Path
 
 import msgspec
@@ -14,15 +17,16 @@ from clients.commands.model import predict as predict_command
 from clients.models import predict
 from clients.plans import refuse_plan
 from clients.shelf import fetch_released
+from server.audit import OWNER
 from server.city import load_city
 from server.office import open_office
-from server.records import ModelReleased
+from server.records import ModelReleased, RoundDone, RoundFailed, RunEnded
 from server.release import write_model
 from server.released import put_on_shelf
-from shared.codec import decode, load_json
+from shared.codec import Record, decode, load_json
 from shared.errors import CityFedError
 from shared.identity import Signed
-from shared.journal import EntryKind
+from shared.journal import EntryKind, Journal
 from shared.model_file import MODEL_FILE, file_digest
 from shared.parameters import model_hash
 from shared.plan import HOLDERS
@@ -30,7 +34,7 @@ from shared.release import CARD_FILE, RECORD_FILE, open_release
 from tests.city import FOUR
 from tests.deployed_city import now
 from tests.refusals import code_of
-from tests.release.released_city import Finished, release
+from tests.release.released_city import Finished, not_released, release
 from tests.shelf_city import open_shelf_of
 
 TEXTS = ["we need water and food, please send help", "the council met and discussed the budget"]
@@ -69,6 +73,52 @@ def test_a_run_that_did_not_complete_has_no_model(finished: Finished) -> None:
     assert caught.value.code == "run-not-completed"
 
 
+def journal_of(finished: Finished, *changes: tuple[EntryKind, Record], without: Collection[EntryKind] = ()) -> None:
+    """Let the authority's journal lack some entries, and say something else at its end."""
+    path = finished.city.authority.journal
+    with Journal.read(path, owner=OWNER) as journal:
+        known = [(kind, decode(entry.body, RECORDS[kind])) for kind in RECORDS for entry in journal.entries(kind)]
+    for left in path.parent.glob(f"{path.name}*"):
+        left.unlink()
+    with Journal.open(path, owner=OWNER) as journal:
+        for kind, record in (*(item for item in known if item[0] not in without), *changes):
+            journal.append(kind, record, now=now())
+
+
+RECORDS: dict[EntryKind, type[Record]] = {EntryKind.ROUND: RoundDone, EntryKind.ENDED: RunEnded}
+
+
+def ended(finished: Finished, **changes: object) -> tuple[EntryKind, Record]:
+    end = RunEnded(run=finished.plan.run_id(), status="completed", rounds=2)
+    return EntryKind.ENDED, msgspec.structs.replace(end, **changes)
+
+
+def failed(finished: Finished, **changes: object) -> tuple[EntryKind, Record]:
+    failure = RoundFailed(run=finished.plan.run_id(), round=2, code="quorum-missed", message="Too few answered.")
+    return EntryKind.FAILED, msgspec.structs.replace(failure, **changes)
+
+
+@pytest.mark.parametrize("case", ["no end", "another run's end", "a failed end", "a failed round", "no rounds"])
+def test_p4_no_model_is_signed_whose_run_the_authoritys_journal_does_not_know_as_completed(
+    finished: Finished, case: str
+) -> None:
+    changes, without = {
+        "no end": ((), {EntryKind.ENDED}),
+        "another run's end": ((ended(finished, run=bytes(32)),), {EntryKind.ENDED}),
+        "a failed end": ((ended(finished, status="failed"),), {EntryKind.ENDED}),
+        "a failed round": ((failed(finished),), set[EntryKind]()),
+        "no rounds": ((), {EntryKind.ROUND}),
+    }[case]
+    journal_of(finished, *changes, without=without)
+    assert not_released(finished, finished.audit()) == "run-unfinished"
+
+
+def test_another_runs_failures_and_end_say_nothing_about_a_completed_one(finished: Finished) -> None:
+    before = finished.record().contributors
+    journal_of(finished, failed(finished, run=bytes(32)), ended(finished, run=bytes(32), status="failed"))
+    assert release(finished, finished.audit()).contributors == before
+
+
 def test_p4_a_model_that_is_not_the_last_rounds_is_not_signed(finished: Finished) -> None:
     write_model(finished.run.path / MODEL_FILE, np.zeros(finished.plan.layout.size, dtype=np.float32), finished.plan)
     assert code_of(lambda: release(finished, finished.audit())) == "model-changed"
@@ -99,6 +149,43 @@ def test_scored_rows_are_a_file_that_nobody_else_can_read(finished: Finished, tm
     assert out.stat().st_mode & 0o777 == 0o600
     assert list(csv.DictReader(io.StringIO(out.read_bytes().decode()))) == predicted(finished, table)
     assert [path.name for path in tmp_path.glob(".scores*")] == []
+
+
+def test_which_model_scores_is_never_guessed(finished: Finished, tmp_path: Path) -> None:
+    lines, models, run = tmp_path / "new.txt", finished.config.parent / "models", finished.run.path.name
+
+    def scores(run: str = "") -> int:
+        out = io.StringIO(newline="")
+        predict(finished.config, lines, run=run, columns=(), out=out, now=now())
+        return len(out.getvalue().splitlines()) - 1
+
+    lines.write_text("\n".join(TEXTS) + "\n")
+    assert code_of(scores) == "model-unknown"
+    finished.fetch()
+    assert scores() == scores(run[:4]) == scores(run) == len(TEXTS)
+    for other in ("0" * 64 if run[0] != "0" else "1" * 64, "../models", "*"):
+        assert code_of(lambda other=other: scores(other)) == "model-unknown"
+    shutil.copytree(models / run, models / (run[:8] + "f" * 56))
+    assert code_of(scores) == code_of(lambda: scores(run[:8])) == "model-ambiguous"
+    assert scores(run) == len(TEXTS)
+
+
+def test_a_table_whose_text_no_binding_names_is_scored_by_the_columns_that_are_given(
+    finished: Finished, tmp_path: Path
+) -> None:
+    finished.fetch()
+    table, binding, contract = tmp_path / "new.csv", finished.config.parent / "binding.toml", tmp_path / "contract.yaml"
+    table.write_text("narrative\nplease help\n")
+    packaged = (resources.files("shared.contracts") / "police" / "report-1.0.0.odcs.yaml").read_text("utf-8")
+    contract.write_text(packaged.replace("required: true", "required: false", 1))  # or it has to be bound
+    lines = binding.read_text().replace('contract = "police"', f'contract = "{contract}"').splitlines()
+    binding.write_text("\n".join(line for line in lines if line != 'description = "narrative"') + "\n")
+    with pytest.raises(CityFedError, match="maps no column to `description`: use --column") as caught:
+        predicted(finished, table)
+    assert caught.value.code == "feature-unmapped"
+    out = io.StringIO(newline="")
+    predict(finished.config, table, run="", columns=("narrative",), out=out, now=now())
+    assert len(out.getvalue().splitlines()) == 2
 
 
 def test_what_was_changed_after_it_was_installed_is_not_used(finished: Finished, tmp_path: Path) -> None:

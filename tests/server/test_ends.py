@@ -170,9 +170,12 @@ def test_p3_a_run_that_is_over_is_not_open_for_a_department_that_is_restored(
     home: AuthorityHome, end: Callable[[AuthorityHome, RunFolder], None]
 ) -> None:
     folder = begun_run(home)
+    folder.state.mkdir()
+    (folder.state / "round-1.log.2.health").touch()  # an upload of the open round
     end(home, folder)
     assert not folder.status().goes_on
     assert ended(home)
+    assert list(folder.state.iterdir()) == []
     look(home)
     note_ends_if_free(home)
     assert entries_of_end(home) == [RunEnded(run=RUN, status="failed", rounds=0)]

@@ -30,6 +30,7 @@ from server.grid import GridCarrier
 from server.invitations import Invitations
 from server.replies import MOST_OBJECTS, only_small_replies
 from shared.codec import encode
+from shared.errors import ProtocolError
 from shared.identity import DepartmentId
 from shared.session import Left, LeftStatus
 from tests.flower_grid import InProcessGrid
@@ -209,6 +210,21 @@ class EvilSuperLink:
         return PullObjectResponse(object_found=True, object_available=True, object_content=EVIL)
 
 
+def grid_over(superlink: EvilSuperLink) -> HttpGrid:
+    grid = HttpGrid(token="none")
+    grid._client = superlink.client
+    grid.set_run(FlowerRun.create_empty(run_id=1))
+    return grid
+
+
+def test_a_reply_of_too_many_objects_is_refused_before_anything_of_it_is_fetched() -> None:
+    superlink = EvilSuperLink(MOST_OBJECTS + 1)
+    with pytest.raises(ProtocolError, match=f"more than {MOST_OBJECTS} objects") as caught:
+        list(only_small_replies(grid_over(superlink)).pull_messages(["message-12"]))
+    assert caught.value.code == "reply-too-large"
+    assert superlink.pulled == 0
+
+
 class Calling(GridCarrier):
     """Names each message after its node, so that one that is sent again has the same name."""
 
@@ -225,9 +241,7 @@ def test_a_members_reply_that_flower_cannot_read_is_dropped_and_the_calls_go_on(
     """Nothing of a reply with too many objects is fetched."""
     CALLED.clear()
     superlink, done = EvilSuperLink(objects), Event()
-    grid = HttpGrid(token="none")
-    grid._client = superlink.client
-    grid.set_run(FlowerRun.create_empty(run_id=1))
+    grid = grid_over(superlink)
     calls = Invitations(
         Calling(only_small_replies(grid), NODES),
         tuple(NODES),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from server.replay import LONG_BYTES, RoundLog
+from server.replay import LONG_BYTES, ReplayingTransport, RoundLog
+from shared.codec import Encoded
+from shared.errors import RoundAbortedError
+from shared.identity import DepartmentId
 from tests.server.spooled import spooled
 
 LONG = bytes(range(256)) * (LONG_BYTES // 256) + b"end"
@@ -69,6 +73,39 @@ def test_a_reply_that_comes_again_after_a_kill_takes_the_place_of_the_file(path:
         log.keep("reply", 3, "health", spooled(path.parent, data))
         log.close()
     assert read(path) == LONG + b"again"
+
+
+class Counting:
+    """Answers with the request, and counts who was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def exchange(
+        self, requests: Mapping[DepartmentId, bytes], *, timeout_s: float
+    ) -> Iterator[tuple[DepartmentId, Encoded]]:
+        del timeout_s
+        self.asked += requests
+        yield from requests.items()
+
+
+def test_a_round_that_asks_for_something_else_than_before_the_kill_is_not_resumed(path: Path) -> None:
+    def ask(carrier: Counting, request: bytes) -> dict[DepartmentId, bytes]:
+        log = RoundLog(path)
+        replaying = ReplayingTransport(carrier, log, 7)
+        try:
+            replies = replaying.exchange({DepartmentId("health"): request}, timeout_s=1.0)
+            return {name: bytes(reply) for name, reply in replies}
+        finally:
+            log.close()
+
+    before, after = Counting(), Counting()
+    answered = ask(before, b"one")
+    with pytest.raises(RoundAbortedError, match="Round 7 cannot be resumed") as caught:
+        ask(after, b"another")
+    assert caught.value.code == "replay-diverged"
+    assert ask(after, b"one") == answered == {"health": b"one"}
+    assert (before.asked, after.asked) == (["health"], [])
 
 
 def test_a_torn_end_is_cut_off(path: Path) -> None:

@@ -17,6 +17,7 @@ from threading import Event
 import msgspec
 import pytest
 
+from shared.codec import dump_json
 from shared.errors import SetupError
 from shared.logs import MAX_LOG_BYTES, log_files
 from shared.supervise import (
@@ -257,6 +258,24 @@ def test_a_supervisor_that_ends_just_before_it_is_told_to_was_there(tmp_path: Pa
         ABOUT_TO_STOP.append(process)
         assert stop_supervisor(tmp_path, patience_s=1.0, wait=lambda _: None) is True
         assert ABOUT_TO_STOP == []
+
+
+def test_who_stops_what_does_not_end_is_told_so_in_time(tmp_path: Path) -> None:
+    waited: list[float] = []
+    with subprocess.Popen(STUBBORN) as stubborn:
+        try:
+            while not ignores_sigterm(stubborn.pid):
+                os.sched_yield()
+            content = dump_json(Status(supervisor=process_status(stubborn.pid), programs={}))
+            (tmp_path / STATUS_FILE).write_bytes(content)
+            with pytest.raises(SetupError, match=r"did not end within 3 s") as caught:
+                stop_supervisor(tmp_path, patience_s=3.0, wait=waited.append)
+            assert stubborn.poll() is None
+        finally:
+            stubborn.kill()
+    assert caught.value.code == "stop-timeout"
+    assert sum(waited) == pytest.approx(3.0)
+    assert (tmp_path / STATUS_FILE).read_bytes() == content
 
 
 def test_a_disk_that_takes_nothing_ends_nothing_and_is_written_to_once_it_does(tmp_path: Path) -> None:

