@@ -49,9 +49,9 @@ def require_model(*, architecture: str, trainable: str, last_n: int, lora_rank: 
     if architecture == "hashed-words" and trainable != "head":
         raise ValueError('`trainable` is "head" with `architecture = "hashed-words"`, which has no encoder')
     if (trainable == "last-n") != (last_n > 0) or last_n < 0:
-        raise ValueError('`last_n` is above 0 exactly when `trainable` is "last-n", else 0')
+        raise ValueError('`last_n` is above 0 with `trainable = "last-n"`, and 0 without')
     if (trainable == "lora") != (lora_rank > 0) or lora_rank < 0:
-        raise ValueError('`lora_rank` is above 0 exactly when `trainable` is "lora", else 0')
+        raise ValueError('`lora_rank` is above 0 with `trainable = "lora"`, and 0 without')
     if not 8 <= max_tokens <= 512:
         raise ValueError("`max_tokens` lies in 8..512")
 
@@ -94,7 +94,7 @@ class LocalOptimizer(Record, frozen=True, kw_only=True):
         if not (0 < self.learning_rate <= 1e4 and 0 <= self.momentum < 1 and 0 <= self.weight_decay <= 1):
             raise ValueError("`learning_rate` lies in (0, 10000], `momentum` in [0, 1), `weight_decay` in [0, 1]")
         if self.kind == "adamw" and self.momentum > 0:
-            raise ValueError('`momentum` is 0 with `kind = "adamw"`, which has moments of its own')
+            raise ValueError('`momentum` is 0 with `kind = "adamw"`')
         if self.learning_rate * self.weight_decay > 1:
             # Above 2 parameters grow whatever the data says, until none is finite.
             raise ValueError("`learning_rate` times `weight_decay` is at most 1")

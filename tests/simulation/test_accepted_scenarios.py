@@ -140,8 +140,8 @@ def plan_of(ask: PlanAsk, privacy: PrivacyParams) -> Plan:
 
 
 def check_training(chosen: TrainingSettings) -> None:
-    """Three steps at most, and the update is finite: :meth:`Trainer.train` refuses any other."""
-    few = structs.replace(chosen.privacy, steps=min(chosen.privacy.steps, 3))
+    """Twelve steps at most, and the update is finite: :meth:`Trainer.train` refuses any other."""
+    few = structs.replace(chosen.privacy, steps=min(chosen.privacy.steps, 12))
     chosen = replace(chosen, model=BASIS.spec, privacy=few)
     units = prepare(BASIS.spec, ["help"] * 4, [0, 1, 0, 1], weights_dir=None, device=torch.device("cpu"))
     trainer = Trainer.prepare(settings=chosen, data=units, weights_dir=None, flags=PerformanceFlags(device="cpu"))
