@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -77,6 +78,8 @@ class Participant:
 
     Attributes:
         last_refusal: why the newest request that was refused was refused; for this department's own people.
+        projections: how many updates this process made, by whether they were projected onto the norm ball; no message
+            and no journal has it.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Participant:
         self._entropy = entropy
         self._trainer = trainer
         self.last_refusal: CityFedError | None = None
+        self.projections: Counter[bool] = Counter()
         self._session: LiveEpoch | None = None
         self._data_touched = False
         self._judged: Judged | None = None
@@ -272,6 +276,7 @@ class Participant:
             bits=terms.fraction_bits,
         )
         contribution = CONTRIBUTIONS[plan.privacy.mechanism](session.trainer, inputs)
+        self.projections[contribution.projected] += 1
         self._require_standing()  # training takes long
         self._judged = self._judge.require(
             Phase.SEND, plan, session.roster, round_number=request.round, outgoing=contribution.judged

@@ -52,6 +52,8 @@ class SeedResult(Record, frozen=True, kw_only=True):
         scores: average precision of the final model per arm and department.
         rows: every measured value, for ``metrics.jsonl``.
         splits: digest of each department's split, by which another run is known to have the same; for no report.
+        updates: noised updates that the departments made.
+        projected: how many of them lay outside the norm ball; 0 with shared noise, which projects before its noise.
         seconds: time per phase, in seconds.
     """
 
@@ -61,6 +63,8 @@ class SeedResult(Record, frozen=True, kw_only=True):
     rows: tuple[MetricRow, ...]
     privacy: dict[str, PrivacySummary]
     left: dict[str, LeftSummary]
+    updates: int
+    projected: int
     seconds: dict[str, float]
     plan_digest: str
     survivors: tuple[int, ...]
@@ -144,6 +148,7 @@ class SeedStudy:
             privacy = {str(name): self._privacy(world, name) for name in world.departments}
             left = {str(name): _left(transport, name, world.plan) for name in world.departments}
             departments, plan = world.departments, world.plan
+            projections = [participant.projections for participant in world.participants.values()]
         with self.watch.phase("local"):
             for name, department in departments.items():
                 self._solo("local", name, plan, optimizer=self.scenario.optimizer.local, holders={name: department})
@@ -156,6 +161,8 @@ class SeedStudy:
             rows=tuple(self._rows),
             privacy=privacy,
             left=left,
+            updates=sum(each.total() for each in projections),
+            projected=sum(each[True] for each in projections),
             seconds=dict(self.watch.seconds),
             plan_digest=plan.digest().hex(),
             survivors=tuple(len(item.survivors) for item in result.rounds),

@@ -166,4 +166,28 @@ def _notes(scenario: Scenario, results: Sequence[SeedResult]) -> tuple[str, ...]
         notes.append(SERVER_MEMORY.format(kind=scenario.server_optimizer.kind))
     if smallest < len(scenario.departments):
         notes.append(f"In at least one round only {smallest} departments were in the sum.")
-    return tuple(notes)
+    shared = scenario.privacy.mechanism == "shared-noise"
+    beyond = _sums_beyond if shared else _projected
+    return (*notes, *beyond(scenario, results))
+
+
+def _projected(scenario: Scenario, results: Sequence[SeedResult]) -> list[str]:
+    """Say how many noised updates were cut down to R."""
+    projected, updates = sum(result.projected for result in results), sum(result.updates for result in results)
+    said = (
+        f"{projected:,} of {updates:,} noised updates of the federated arm were longer than `bound` = "
+        f"{scenario.bound:g} and were projected onto that norm ball; the baselines have no such bound."
+    )
+    return [said] if projected else []
+
+
+def _sums_beyond(scenario: Scenario, results: Sequence[SeedResult]) -> list[str]:
+    """Say whether public numbers let clipped sums be longer than R: with shared noise no count is free of records."""
+    privacy = scenario.privacy
+    largest = max((each.public_size for result in results for each in result.privacy.values()), default=0)
+    reach = privacy.sample_rate * largest * privacy.max_grad_norm
+    said = (
+        f"The clipped sum of a batch of expected size can be {reach:.3g} long, and `bound` = {scenario.bound:g} is "
+        "less: sums may have been projected onto that norm ball. How many is not counted: they had no noise yet."
+    )
+    return [said] if reach > scenario.bound else []

@@ -12,7 +12,7 @@ from simulation.summary import RunSummary
 
 
 def print_summary(console: Console, summary: RunSummary, folder: Path) -> None:
-    """Print the comparison, what it cost, and where the report is."""
+    """Print the comparison, what it cost, the notes of the run, and where the report is."""
     if summary.arms:
         table = Table(title=f"{summary.scenario}: {summary.metric.replace('_', ' ')}, mean over {summary.seeds} seeds")
         table.add_column("department")
@@ -33,4 +33,6 @@ def print_summary(console: Console, summary: RunSummary, folder: Path) -> None:
             f"{name}: epsilon {item.epsilon:.3f} of {item.cap:g}{lone} at delta {item.delta:g}, "
             f"{item.relation}, unit {item.unit}; {summary.left[name].bytes:,} bytes left.",
         )
+    for note in summary.notes:
+        tell(console, note)
     tell(console, f"Report: {folder / 'report.html'}")

@@ -15,7 +15,7 @@ from shared.crypto.stream import RING_DTYPE
 from shared.parameters import Vector, with_extras
 from shared.privacy.plan import MechanismName
 from shared.privacy.shared_noise import project_sum, share_stddev
-from shared.secagg.ring import RingVector, encode_vector, project
+from shared.secagg.ring import RingVector, encode_vector, l2_norm, project
 from shared.tasks.text import Prepared
 
 
@@ -26,10 +26,14 @@ class Contribution:
     Attributes:
         ready: shape (layout.total_size,); float32 to be encoded, or ring words that carry their noise already.
         judged: shape (layout.total_size,), float32: what the rules look at before it leaves, within the plan's bound.
+        projected: whether a noised update lay outside the norm ball; it follows from noised numbers, and stays here
+            nevertheless. Never set with shared noise, whose sums are projected before their noise: whether one was
+            says something about records.
     """
 
     ready: Vector | RingVector
     judged: Vector
+    projected: bool = False
 
     def __repr__(self) -> str:
         return f"Contribution({self.ready.size} coordinates)"
@@ -73,9 +77,10 @@ def local_update(trainer: Trainer, inputs: RoundInputs) -> Contribution:
     size = update.delta.size
     vector = np.empty(size + extras.size, dtype=np.float32)
     weighted = np.multiply(update.delta, inputs.weight, out=vector[:size])
+    projected = l2_norm(weighted) > inputs.bound
     project(weighted, inputs.bound, out=weighted)
     vector[size:] = extras
-    return Contribution(ready=vector, judged=vector)
+    return Contribution(ready=vector, judged=vector, projected=projected)
 
 
 def noised_share(trainer: Trainer, inputs: RoundInputs) -> Contribution:

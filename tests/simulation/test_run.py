@@ -16,13 +16,14 @@ from clients.training.noise import UnsafeSeededSource
 from shared.errors import ConfigError
 from shared.journal import EntryKind, Journal, verify_journal
 from shared.model_file import file_digest, read_model
-from shared.plan import ServerOptimizerSpec
+from shared.plan import LocalOptimizer, ServerOptimizerSpec
 from shared.privacy.accountant import epsilon, event_of
 from simulation.home import Home
 from simulation.progress import Silent
-from simulation.run import _notes, run_study
+from simulation.run import run_study
 from simulation.run_folder import can_use, finished_seeds, read_plan
-from simulation.scenario import Scenario
+from simulation.scenario import ArmOptimizers, PrivacyAsk, Scenario
+from simulation.summarise import summarise
 from simulation.summary import RunSummary, read_metrics, read_summary
 from tests.city import FOUR, small_scenario
 from tests.simulation.small_study import Notes, Study
@@ -278,8 +279,41 @@ def test_a_study_with_a_department_that_drops_says_so(tmp_path: Path) -> None:
     assert summary.arms["federated"].interval is None
 
 
-def test_a_server_that_remembers_is_told_beside_the_comparison(tmp_path: Path) -> None:
+def test_a_server_that_remembers_is_told_beside_the_comparison(study: Study, tmp_path: Path) -> None:
+    def notes(scenario: Scenario) -> tuple[str, ...]:
+        moment = study.summary.started
+        return summarise(scenario, [], started=moment, unsafe=True, seconds={}, out=tmp_path).notes
+
     plain = small_scenario(tmp_path)
-    assert _notes(plain, []) == ()
-    (note,) = _notes(msgspec.structs.replace(plain, server_optimizer=ServerOptimizerSpec(kind="fedyogi")), [])
+    assert notes(plain) == ()
+    (note,) = notes(msgspec.structs.replace(plain, server_optimizer=ServerOptimizerSpec(kind="fedyogi")))
     assert "fedyogi, remembers earlier rounds" in note
+
+
+# --- the norm bound ------------------------------------------------------------------------------------------
+
+
+def test_a_bound_that_cuts_updates_down_is_said_with_its_count(study: Study, tmp_path: Path) -> None:
+    assert study.summary.notes == ()
+    summary = run(small_scenario(tmp_path, seeds=1, bound=1e-6), tmp_path)
+    (note,) = summary.notes
+    assert note.startswith("8 of 8 noised updates of the federated arm were longer than `bound` = 1e-06 and were pro")
+    assert "8 of 8 noised updates" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_with_shared_noise_public_numbers_alone_say_that_sums_may_be_cut_down(tmp_path: Path) -> None:
+    ask = PrivacyAsk(mechanism="shared-noise", epsilon=2.0, delta=1e-4, sample_rate=0.2, steps=1, max_grad_norm=1.0)
+    plain = LocalOptimizer(learning_rate=1.0)
+    arms = ArmOptimizers(federated=plain, local=plain, pooled=plain)
+    scenario = small_scenario(tmp_path, seeds=1, rounds=1, privacy=ask, optimizer=arms, bound=1.0)
+    summary = run(scenario, tmp_path)
+    reach = 0.2 * max(each.public_size for each in summary.privacy.values())
+    (note,) = summary.notes
+    assert note.startswith(
+        f"The clipped sum of a batch of expected size can be {reach:.3g} long, and `bound` = 1 is less"
+    )
+    (seed,) = finished_seeds(scenario, tmp_path / "run")
+    assert (seed.updates, seed.projected) == (len(FOUR), 0)
+    wide = msgspec.structs.replace(scenario, bound=64.0)
+    said = summarise(wide, [seed], started=summary.started, unsafe=True, seconds={}, out=tmp_path / "run")
+    assert said.notes == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import msgspec
@@ -164,3 +165,9 @@ def test_local_updates_are_weighted_and_projected() -> None:
     found = local_update(at, inputs)
     assert found.ready is found.judged
     assert np.linalg.norm(found.judged.astype(np.float64)) == pytest.approx(1e-3, rel=1e-5)
+    assert found.projected
+    assert not local_update(at, dataclasses.replace(inputs, bound=64.0)).projected
+
+
+def test_p1_whether_a_sum_without_noise_was_projected_is_not_even_noted() -> None:
+    assert not share(units(), UnsafeSeededSource(1), bound=1e-3).projected
