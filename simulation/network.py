@@ -66,12 +66,14 @@ class InMemoryTransport:
         faults: planned faults.
         sent_bytes: bytes that left each department so far.
         sent_messages: replies that left each department so far.
+        hit: positions in ``faults`` of those that hit a message so far.
     """
 
     peers: Mapping[DepartmentId, Callable[[bytes], bytes]]
     faults: tuple[Fault, ...] = ()
     sent_bytes: dict[DepartmentId, int] = field(default_factory=dict)
     sent_messages: dict[DepartmentId, int] = field(default_factory=dict)
+    hit: set[int] = field(default_factory=set)
     _round: int = 0
 
     def exchange(
@@ -92,16 +94,21 @@ class InMemoryTransport:
         kinds = self._faults_for(name, request)
         if "drop-request" in kinds:
             return None
-        reply = self.peers[name](request)
+        reply = self._reply(name, request)
         if "duplicate" in kinds:
-            reply = self.peers[name](request)
-        self.sent_bytes[name] = self.sent_bytes.get(name, 0) + len(reply)
-        self.sent_messages[name] = self.sent_messages.get(name, 0) + 1
+            reply = self._reply(name, request)
         if "drop-reply" in kinds:
             return None
         if "corrupt" in kinds:
             middle = len(reply) // 2
             return reply[:middle] + bytes([reply[middle] ^ 1]) + reply[middle + 1 :]
+        return reply
+
+    def _reply(self, name: DepartmentId, request: bytes) -> bytes:
+        """Let a department answer, and count what left it, whatever becomes of it on the way."""
+        reply = self.peers[name](request)
+        self.sent_bytes[name] = self.sent_bytes.get(name, 0) + len(reply)
+        self.sent_messages[name] = self.sent_messages.get(name, 0) + 1
         return reply
 
     def _faults_for(self, name: DepartmentId, request: bytes) -> set[FaultKind]:
@@ -113,11 +120,13 @@ class InMemoryTransport:
             self._round = message.round
         step = STEP_OF[type(message)]
         number = max(self._round, 1) if step in ("update", "confirm", "reveal", "close") else self._round + 1
-        return {
-            fault.kind
-            for fault in self.faults
+        hitting = {
+            position: fault.kind
+            for position, fault in enumerate(self.faults)
             if fault.department == name
             and fault.step == step
             and fault.round <= number
             and (not fault.until or number <= fault.until)
         }
+        self.hit |= hitting.keys()
+        return set(hitting.values())

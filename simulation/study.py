@@ -54,6 +54,7 @@ class SeedResult(Record, frozen=True, kw_only=True):
         splits: digest of each department's split, by which another run is known to have the same; for no report.
         updates: noised updates that the departments made.
         projected: how many of them lay outside the norm ball; 0 with shared noise, which projects before its noise.
+        faults_hit: positions in the scenario's ``faults`` of those that hit a message.
         seconds: time per phase, in seconds.
     """
 
@@ -65,6 +66,7 @@ class SeedResult(Record, frozen=True, kw_only=True):
     left: dict[str, LeftSummary]
     updates: int
     projected: int
+    faults_hit: tuple[int, ...]
     seconds: dict[str, float]
     plan_digest: str
     survivors: tuple[int, ...]
@@ -163,6 +165,7 @@ class SeedStudy:
             left=left,
             updates=sum(each.total() for each in projections),
             projected=sum(each[True] for each in projections),
+            faults_hit=tuple(sorted(transport.hit)),
             seconds=dict(self.watch.seconds),
             plan_digest=plan.digest().hex(),
             survivors=tuple(len(item.survivors) for item in result.rounds),

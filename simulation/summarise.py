@@ -17,6 +17,7 @@ from shared.privacy.accountant import epsilon
 from shared.privacy.citywide import city_worst_case
 from shared.privacy.extras import extra_charges, noised_metrics, plan_events
 from shared.privacy.plan import PerformanceFlags
+from simulation.routing import DEPARTMENTS
 from simulation.run_folder import read_plan
 from simulation.scenario import Scenario, load_scenario
 from simulation.statistics import arm_summary, gain_summary
@@ -80,9 +81,11 @@ def summarise(
 
 def _data(scenario: Scenario) -> str:
     """Say where the records come from, and how many were taken."""
-    source = EMERGENCY_DATA if scenario.data.source == "emergency-messages" else "Files that the scenario names."
-    limit = scenario.data.limit
-    return f"{source} At most {limit:,} rows of each department were used." if limit else source
+    limit, count = scenario.data.limit, len(scenario.departments)
+    emergency = scenario.data.source == "emergency-messages"
+    source = EMERGENCY_DATA if emergency else "Files that the scenario names."
+    fewer = f" Of the four, {count} take part." if emergency and count < len(DEPARTMENTS) else ""
+    return source + fewer + (f" At most {limit:,} rows of each department were used." if limit else "")
 
 
 def _tuning(scenario: Scenario) -> str:
@@ -162,6 +165,9 @@ def _notes(scenario: Scenario, results: Sequence[SeedResult]) -> tuple[str, ...]
     """Say what a reader must know about this run."""
     smallest = min((count for result in results for count in result.survivors), default=len(scenario.departments))
     notes = [f"Faults were switched on: {len(scenario.faults)}."] if scenario.faults else []
+    idle = len(scenario.faults) - len({position for result in results for position in result.faults_hit})
+    if results and idle:
+        notes.append(f"Faults that hit no message in any seed: {idle}.")
     if scenario.server_optimizer.kind != "fedavg":
         notes.append(SERVER_MEMORY.format(kind=scenario.server_optimizer.kind))
     if smallest < len(scenario.departments):

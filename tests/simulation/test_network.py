@@ -88,6 +88,7 @@ def test_a_duplicate_reaches_its_department_twice() -> None:
     transport, peers = network(Fault(department="a", kind="duplicate"))
     assert send(transport, update(1)) == {A: REPLY, B: REPLY}
     assert peers[A].requests == [encode(update(1))] * 2
+    assert (transport.sent_messages, transport.sent_bytes) == ({A: 2, B: 1}, {A: 2 * len(REPLY), B: len(REPLY)})
 
 
 def test_a_corrupt_reply_differs_in_one_bit() -> None:
@@ -100,6 +101,7 @@ def test_a_fault_lasts_from_its_first_to_its_last_round() -> None:
     transport, _ = network(Fault(department="a", round=2, until=3))
     answered = [A in send(transport, update(number)) for number in (1, 2, 3, 4)]
     assert answered == [True, False, False, True]
+    assert transport.hit == {0}
 
 
 def test_a_fault_without_an_end_stays() -> None:

@@ -270,10 +270,15 @@ def test_a_damaged_seed_is_named(study: Study, tmp_path: Path, content: bytes) -
 def test_a_study_with_a_department_that_drops_says_so(tmp_path: Path) -> None:
     from simulation.network import Fault
 
-    scenario = small_scenario(tmp_path, seeds=1, faults=(Fault(department="health", round=1, until=1),))
+    never = Fault(department="police", round=9)
+    scenario = small_scenario(tmp_path, seeds=1, faults=(Fault(department="health", round=1, until=1), never))
     notes = Notes()
     summary = run(scenario, tmp_path, notes=notes)
-    assert summary.notes == ("Faults were switched on: 1.", "In at least one round only 3 departments were in the sum.")
+    assert summary.notes == (
+        "Faults were switched on: 2.",
+        "Faults that hit no message in any seed: 1.",
+        "In at least one round only 3 departments were in the sum.",
+    )
     assert "Round 1: no update from health (no-answer)" in notes.lines
     assert "only 3 departments" in (tmp_path / "run" / "report.md").read_text()
     assert summary.arms["federated"].interval is None

@@ -76,6 +76,11 @@ def test_fewer_rows_and_faults_are_named_as_what_the_settings_were_not_tuned_for
     assert said("emergency-triage").data == EMERGENCY_DATA
 
 
+def test_a_study_of_three_of_the_four_departments_says_so() -> None:
+    three = said("emergency-triage", "departments={transport={}, police={}, health={}}", "data.limit=300")
+    assert three.data == f"{EMERGENCY_DATA} Of the four, 3 take part. At most 300 rows of each department were used."
+
+
 def test_files_of_ones_own_are_not_called_the_emergency_messages(tmp_path: Path) -> None:
     names = ("transport", "environment", "police", "health")
     bindings = [f"departments.{name}.binding={tmp_path / name}.toml" for name in names]
