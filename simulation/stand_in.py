@@ -54,7 +54,7 @@ def require_stand_in(scenario: Scenario) -> None:
         if asked(scenario):
             raise ConfigError(
                 "stand-in-unlike",
-                f"Settings cannot be tuned for the scenario's `{key}`: the public messages that stand in {why}.",
+                f"Settings cannot be tuned for the scenario's `{key}`: the public messages {why}.",
             )
 
 
