@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clients.backup import FILES, MANIFEST, Backup, make_backup
+from clients.backup import FILES, MANIFEST, Backup, make_backup, read_backup
 from clients.binding import load_declaration, write_declaration
 from clients.config import load_config, load_policy, open_journal
 from clients.department import budgets_of, charge_of
@@ -236,6 +236,32 @@ def test_a_backup_is_never_written_over(lost: Lost) -> None:
         make_backup(lost.city.config(POLICE), lost.after, keys=True, now=now())
     assert caught.value.code == "backup-exists"
     assert before == sorted((path, path.read_bytes()) for path in lost.after.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("outside", ["../outside", "absolute"])
+def test_p5_a_backup_holds_what_lies_in_it_only(lost: Lost, tmp_path: Path, outside: str) -> None:
+    """Though the file is the one that its manifest names."""
+    changed = tmp_path / "changed"
+    shutil.copytree(lost.after, changed)
+    target = changed / "outside"
+    target.write_text("of somebody else")
+    name = outside if outside != "absolute" else str(target)
+    made = read_backup(changed)
+    more = msgspec.structs.replace(made, files={**made.files, name: file_digest(target.read_bytes())})
+    (changed / MANIFEST).write_bytes(dump_json(more))
+    lost.assert_refused("backup-changed", tmp_path / "home", changed)
+
+
+def test_a_backup_follows_no_link_out_of_the_home_and_takes_files_only(lost: Lost, tmp_path: Path) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere.plan"
+    shutil.copytree(lost.city.home(POLICE), home)
+    elsewhere.write_text("not this department's to copy")
+    (home / "plans" / "linked.plan").symlink_to(elsewhere)
+    (home / MODELS / "run" / "folder").mkdir(parents=True)
+    made = make_backup(home / "client.toml", tmp_path / "backup", keys=False, now=now())
+    assert any(name.startswith("plans/") for name in made.files)
+    assert not any("linked" in name or "folder" in name for name in made.files)
+    assert not list((tmp_path / "backup").rglob("linked.plan"))
 
 
 def test_private_keys_are_in_a_backup_only_if_they_are_asked_for(lost: Lost, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clients.config import load_config
+from clients.models import fetch_model
 from clients.plans import refuse_plan
 from server.coordinator import Coordinator
 from server.plan_files import load_published
@@ -22,6 +23,7 @@ from shared.plan import HOLDERS, ReleaseTerms
 from shared.release import CARD_FILE, RECORD_FILE, RELEASE_LABEL
 from tests.deployed_city import deploy_with_plan, now
 from tests.finished_city import file_run, run_published
+from tests.refusals import code_of
 from tests.release.released_city import Finished, broken_rules, not_installed, release, with_policy
 
 
@@ -91,6 +93,7 @@ def test_p4_a_model_of_a_plan_that_people_refused_is_not_installed(finished: Fin
     assert not_installed(finished) == "policy-refused"
     assert broken_rules(finished) == {"R10"}
     assert not_installed(finished, "ff") == "run-unknown"
+    assert code_of(lambda: fetch_model(finished.config, "", source=finished.out, now=now())) == "run-unknown"
 
 
 def test_p4_a_model_whose_recipients_the_policy_does_not_list_any_more_is_not_installed(finished: Finished) -> None:

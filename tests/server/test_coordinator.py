@@ -104,7 +104,6 @@ def rows_share(city: City) -> float:
     return rows / sum(terms.public_size for terms in plan.datasets.values())
 
 
-@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 def test_without_declared_extras_there_is_no_metric(tmp_path: Path) -> None:
     with open_city(tmp_path) as city:
         assert [item.metrics for item in city.run().rounds] == [(), ()]
