@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.ca import LEAF_LIFETIME
+from server.ca import CA_LIFETIME, LEAF_LIFETIME
 from server.city import (
     load_authority,
     load_city,
@@ -81,6 +81,11 @@ def test_a_city_is_never_founded_over_another(home: AuthorityHome) -> None:
     assert {path: path.read_bytes() for path in home.root.rglob("*") if path.is_file()} == before
 
 
+def test_a_city_is_founded_in_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "authority").mkdir()
+    assert load_city(found(tmp_path)).city == "metropolis"
+
+
 def test_a_city_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CityFedError) as caught:
         found(tmp_path, hosts=("not a host",))
@@ -110,6 +115,17 @@ def test_a_key_that_others_can_read_is_refused(home: AuthorityHome, mode: int) -
         with pytest.raises(CityFedError) as caught:
             load()
         assert code_of(caught) == "key-file-open"
+
+
+def test_nothing_is_certified_by_a_ca_that_has_ended_or_whose_key_is_another_one(home: AuthorityHome) -> None:
+    later = now() + CA_LIFETIME + dt.timedelta(days=1)
+    with pytest.raises(CityFedError) as caught:
+        load_authority(home, now=later)
+    assert code_of(caught) == "certificate-expired"
+    home.ca_key.write_bytes(home.server_key.read_bytes())
+    with pytest.raises(CityFedError) as caught:
+        load_authority(home, now=now())
+    assert code_of(caught) == "certificate-foreign-key"
 
 
 def test_the_servers_certificate_is_renewed_after_it_expired(home: AuthorityHome) -> None:
