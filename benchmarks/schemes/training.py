@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from clients.training.clipping import Clip, trained_parameters
 from clients.training.engines import BOOKKEEPING, HEAD
 from shared.plan import ModelSpec
+from shared.tasks.classifiers import HeadClassifier
 from shared.tasks.device import resolve_device
-from shared.tasks.text import HeadClassifier, Prepared, build, per_unit_loss
+from shared.tasks.text import Prepared, build, per_unit_loss
 
 CLIP = 0.1
 LORA_RANK = 8

@@ -14,7 +14,8 @@ from clients.training.noise import RandomSource
 from clients.training.sampling import poisson_sample
 from shared.parameters import ExtraSpec, Vector
 from shared.privacy.extras import clamp_and_scale
-from shared.tasks.text import HeadClassifier, Prepared, head_logits
+from shared.tasks.classifiers import HeadClassifier, head_logits
+from shared.tasks.text import Prepared
 
 Values = NDArray[np.float64]
 

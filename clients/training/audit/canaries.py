@@ -23,8 +23,9 @@ from clients.training.shares import sum_of_shares
 from clients.training.train import Trainer, TrainingSettings, train_round
 from shared.plan import LocalOptimizer, ModelSpec
 from shared.privacy.plan import PerformanceFlags, PrivacyParams, full_noise
+from shared.tasks.classifiers import FEATURE_LENGTH
 from shared.tasks.features import BUCKETS, HASHED_WORDS_SHA256
-from shared.tasks.text import FEATURE_LENGTH, Prepared, initial_parameters, layout_of
+from shared.tasks.text import Prepared, initial_parameters, layout_of
 
 PARTS = 8
 CANARIES = PARTS * BUCKETS

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.training.clipping import Clip, ClippedSum, Loss
-from shared.tasks.text import HeadClassifier, Prepared, head_logits, per_unit_loss
+from shared.tasks.classifiers import HeadClassifier, head_logits
+from shared.tasks.text import Prepared, per_unit_loss
 
 
 def knows(layer: nn.Module) -> bool:

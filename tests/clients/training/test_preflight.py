@@ -12,8 +12,9 @@ from clients.training.engines import CANDIDATES
 from clients.training.preflight import check_model, choose_engine, synthetic_units
 from shared.errors import ConfigError
 from shared.plan import ModelSpec
+from shared.tasks.classifiers import HeadClassifier
 from shared.tasks.features import HASHED_WORDS_SHA256
-from shared.tasks.text import HeadClassifier, Prepared, build, export_vector, per_unit_loss, prepare
+from shared.tasks.text import Prepared, build, export_vector, per_unit_loss, prepare
 from tests.fixtures.tiny_bert import CONFIG, tiny_spec
 
 CPU = torch.device("cpu")

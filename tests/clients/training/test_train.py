@@ -23,9 +23,10 @@ from shared.plan import (
     default_aggregation,
 )
 from shared.privacy.plan import PerformanceFlags, PrivacyBudget, PrivacyParams
+from shared.tasks.classifiers import FEATURE_LENGTH
 from shared.tasks.features import HASHED_WORDS_SHA256
 from shared.tasks.metrics import average_precision
-from shared.tasks.text import FEATURE_LENGTH, Prepared, initial_parameters, layout_of, predict_scores, prepare
+from shared.tasks.text import Prepared, initial_parameters, layout_of, predict_scores, prepare
 
 CPU = torch.device("cpu")
 HASHED = ModelSpec(architecture="hashed-words", base_weights_sha256=HASHED_WORDS_SHA256)
