@@ -52,9 +52,13 @@ def note_ends_now(home: AuthorityHome) -> bool:
 
 def note_ends_if_free(home: AuthorityHome) -> None:
     """Write the ends now if nobody submits a run; otherwise that run does as it begins."""
+    _or_later(lambda: _write_if_free(home))
+
+
+def _write_if_free(home: AuthorityHome) -> bool:
+    """Write the ends with the lock of the runs."""
     with lock_runs_if_free(home) as free:
-        if free:
-            note_ends_now(home)
+        return free and _open_and_write(home)
 
 
 def _or_later(step: Callable[[], bool]) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from server.home import AuthorityHome
-from shared.private_files import PRIVATE_FILE, lock_file, make_private_folder
+from shared.errors import SetupError
+from shared.private_files import holding_lock, make_private_folder
 
 _LOCK = "lock"
 
@@ -22,12 +21,10 @@ def lock_runs(home: AuthorityHome) -> Iterator[None]:
         OSError: when the lock cannot be opened.
     """
     make_private_folder(home.runs)
-    lock = os.open(home.runs / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with holding_lock(home.runs / _LOCK, wait=True) as held:
+        if not held:
+            raise SetupError("home-not-writable", f"{home.runs / _LOCK} cannot be locked.")
         yield
-    finally:
-        os.close(lock)
 
 
 @contextmanager
@@ -39,9 +36,5 @@ def lock_runs_if_free(home: AuthorityHome) -> Iterator[bool]:
         OSError: when the lock cannot be opened.
     """
     make_private_folder(home.runs)
-    lock = lock_file(home.runs / _LOCK)
-    try:
-        yield lock is not None
-    finally:
-        if lock is not None:
-            os.close(lock)
+    with holding_lock(home.runs / _LOCK) as held:
+        yield held

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from server.home import AuthorityHome
 from shared.codec import Record, dump_json, load_json
 from shared.errors import ConfigError
 from shared.identity import Signed
-from shared.private_files import lock_file, make_private_folder, replace_private_file
+from shared.private_files import holding_lock, make_private_folder, replace_private_file
 from shared.supervise import ProgramStatus, is_alive
 
 State = Literal["submitted", "running", "completed", "failed"]
@@ -148,13 +147,10 @@ class RunFolder:
             ConfigError: ``run-active``: another process conducts it, and nothing of the run was touched.
             OSError: when the folder cannot be written.
         """
-        claim = lock_file(self.path / _CLAIM)
-        if claim is None:
-            raise ConfigError("run-active", f"Another process conducts the run of {self.path}.")
-        try:
+        with holding_lock(self.path / _CLAIM) as claimed:
+            if not claimed:
+                raise ConfigError("run-active", f"Another process conducts the run of {self.path}.")
             yield
-        finally:
-            os.close(claim)
 
     def is_conducted(self) -> bool:
         """Return whether a process conducts the run, whatever the status says.
@@ -162,10 +158,8 @@ class RunFolder:
         Raises:
             OSError: when the folder cannot be written.
         """
-        claim = lock_file(self.path / _CLAIM)
-        if claim is not None:
-            os.close(claim)
-        return claim is None
+        with holding_lock(self.path / _CLAIM) as claimed:
+            return not claimed
 
     def submit(self, submitted: Submitted, *, process: ProgramStatus, now: dt.datetime) -> None:
         """Write down what is submitted; only the last of the files makes it a run.

@@ -77,8 +77,12 @@ def replacing_private_file(path: Path) -> Iterator[Path]:
     sync_file(path.parent)  # the rename too
 
 
-def lock_file(path: Path) -> int | None:
+def lock_file(path: Path, *, wait: bool = False) -> int | None:
     """Take the exclusive lock of a file, which is made with mode 0600 if it is not there; it ends with this process.
+
+    Args:
+        path: the file.
+        wait: for whoever holds it.
 
     Returns:
         The descriptor that holds it, to be closed; None while another process holds it.
@@ -88,11 +92,26 @@ def lock_file(path: Path) -> int | None:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
         return None
     return descriptor
+
+
+@contextlib.contextmanager
+def holding_lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock of :func:`lock_file` for a while; yields whether it is held.
+
+    Raises:
+        OSError: as for :func:`lock_file`.
+    """
+    descriptor = lock_file(path, wait=wait)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def sync_file(path: Path) -> None:

@@ -21,7 +21,7 @@ import msgspec
 from shared.codec import Record, load_json
 from shared.errors import CityFedError, SetupError
 from shared.logs import put_aside
-from shared.private_files import lock_file, make_private_folder, replace_private_file
+from shared.private_files import holding_lock, make_private_folder, replace_private_file
 
 _LOG = logging.getLogger(__name__)
 
@@ -323,13 +323,10 @@ def stop_on_signals(stopped: threading.Event) -> None:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; it ends with this process."""
-    descriptor = lock_file(folder / _LOCK_FILE)
-    if descriptor is None:
-        raise SetupError("already-running", f"The processes of {folder} are already on.")
-    try:
+    with holding_lock(folder / _LOCK_FILE) as held:
+        if not held:
+            raise SetupError("already-running", f"The processes of {folder} are already on.")
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _end_orphans(folder: Path) -> None:

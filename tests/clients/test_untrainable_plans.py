@@ -40,7 +40,7 @@ def run(city: City, **changes: Any) -> bytes:
     return opening.run
 
 
-def nothing_burned(city: City, run_id: bytes, *codes: str) -> None:
+def assert_nothing_burned(city: City, run_id: bytes, *codes: str) -> None:
     """Nobody reserved anything for the run, and all of them say why."""
     for participant in city.world.participants.values():
         assert participant.ledger.reservation(run_id) is None
@@ -50,11 +50,11 @@ def nothing_burned(city: City, run_id: bytes, *codes: str) -> None:
 def test_a_model_that_does_not_fit_the_layout_burns_nothing(city: City) -> None:
     (weight, bias) = city.world.plan.layout.tensors
     names = Layout(tensors=(TensorSpec(name="head.other", shape=weight.shape), bias))
-    nothing_burned(city, run(city, layout=names), "layout-mismatch")
+    assert_nothing_burned(city, run(city, layout=names), "layout-mismatch")
 
 
 def test_columns_that_no_department_mapped_burn_nothing(city: City) -> None:
-    nothing_burned(city, run(city, task=TaskSpec(features=("diary",))), "feature-not-allowed")
+    assert_nothing_burned(city, run(city, task=TaskSpec(features=("diary",))), "feature-not-allowed")
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_a_model_that_these_weights_do_not_make_burns_nothing(
     weights.mkdir()
     basis = ModelBasis.load(tiny_spec(write_tiny_bert(weights)), weights)
     with open_city(tmp_path / "city", small_scenario(tmp_path), basis=basis) as city:
-        nothing_burned(city, run(city, model=msgspec.structs.replace(basis.spec, **change)), code)
+        assert_nothing_burned(city, run(city, model=msgspec.structs.replace(basis.spec, **change)), code)
