@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
+import math
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -150,38 +151,90 @@ def test_the_server_speaks_tls_1_3_only_and_trusts_no_proxy_header(tmp_path: Pat
 # --- callers who take their time ---------------------------------------------------------------------------
 
 HEAD = b"POST /no HTTP/1.1\r\nhost: gateway\r\ncontent-length: 1000000\r\n\r\n"
+WHOLE = b"POST /no HTTP/1.1\r\nhost: gateway\r\ncontent-length: 0\r\n\r\n"
+PATIENCE_S = 30  # of these tests, in real time; the gateway's own limits pass by the loop's clock
+_TURNS = 20  # of the loop: more than lie between a connection that arrives and the timer that is set for it
 
 
-@contextlib.contextmanager
-def serving(made: GatewaySettings) -> Iterator[tuple[str, int]]:
+class HeldLoop(TimedLoop):
+    """The gateway's loop with a clock that stands until a test puts it on."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def put_on(self, seconds: float) -> None:
+        """Let the loop deal with all that has arrived, put the clock on, and let it deal with what is due."""
+        self._settle()
+        self.now += seconds
+        self._settle()
+
+    def _settle(self) -> None:
+        for _ in range(_TURNS):
+            turned = threading.Event()
+            self.call_soon_threadsafe(turned.set)
+            assert turned.wait(PATIENCE_S)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A gateway that serves, and its clock."""
+
+    made: GatewaySettings
+    address: tuple[str, int]
+    loop: HeldLoop
+
+    def tls(self) -> ssl.SSLSocket:
+        trusted = ssl.create_default_context(cafile=str(self.made.certificate.parents[1] / "ca" / "ca.crt"))
+        plain = socket.create_connection(self.address, timeout=PATIENCE_S)
+        return trusted.wrap_socket(plain, server_hostname="127.0.0.1")
+
+    def cut_off_after(self, connection: socket.socket, *, byte: bytes) -> float:
+        """Drip a byte at each quarter of the limit; return the limits that had gone by when the gateway hung up."""
+        connection.settimeout(0.02)
+        for quarters in range(12):
+            try:
+                if byte:
+                    connection.send(byte)
+                if connection.recv(1) == b"":
+                    return quarters / 4
+            except TimeoutError:
+                self.loop.put_on(self.made.read_timeout_s / 4)
+            except OSError:
+                return quarters / 4
+        return math.inf
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Served]:
     """The gateway in a thread, on loopback."""
-    server = gateway_server(made)
+    made = settings(tmp_path)
+    server, loop = gateway_server(made), HeldLoop(made.read_timeout_s)
 
     def run() -> None:
-        with asyncio.Runner(loop_factory=lambda: TimedLoop(made.read_timeout_s)) as runner:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(server.serve())
 
     thread = threading.Thread(target=run)
     thread.start()
+    deadline = time.monotonic() + PATIENCE_S
     try:
-        deadline = time.monotonic() + 30
         while not server.started:
             assert time.monotonic() < deadline
             thread.join(0.01)
-        yield server.servers[0].sockets[0].getsockname()
+        yield Served(made=made, address=server.servers[0].sockets[0].getsockname(), loop=loop)
     finally:
         server.should_exit = True
-        thread.join(30)
-
-
-def tls(made: GatewaySettings, address: tuple[str, int]) -> ssl.SSLSocket:
-    trusted = ssl.create_default_context(cafile=str(made.certificate.parents[1] / "ca" / "ca.crt"))
-    return trusted.wrap_socket(socket.create_connection(address, timeout=30), server_hostname="127.0.0.1")
+        while thread.is_alive() and time.monotonic() < deadline + PATIENCE_S:
+            loop.now += 1  # it looks at its timers ten times a second of real time
+            thread.join(0.01)
+    assert not thread.is_alive()
 
 
 def is_not_found(connection: ssl.SSLSocket) -> bool:
     """Read one whole answer."""
-    connection.settimeout(30)
+    connection.settimeout(PATIENCE_S)
     answered = b""
     while not answered.endswith(b"\r\n\r\nNot Found"):
         more = connection.recv(4096)
@@ -191,46 +244,40 @@ def is_not_found(connection: ssl.SSLSocket) -> bool:
     return answered.startswith(b"HTTP/1.1 404 Not Found")
 
 
-def is_cut_off(connection: socket.socket, *, byte: bytes) -> bool:
-    """Drip a byte every now and then; return whether the other side has ended the connection."""
-    connection.settimeout(0.02)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            if byte:
-                connection.send(byte)
-            if connection.recv(1) == b"":
-                return True
-        except TimeoutError:
-            continue
-        except OSError:
-            return True
-    return False
+def test_whoever_never_begins_a_handshake_is_cut_off(gateway: Served) -> None:
+    with socket.create_connection(gateway.address) as silent:
+        assert gateway.cut_off_after(silent, byte=b"") == 1
 
 
-def test_whoever_drips_a_handshake_a_head_or_what_nobody_asked_for_is_cut_off_and_others_are_served(
-    tmp_path: Path,
-) -> None:
-    made = settings(tmp_path, read_timeout_s=0.5)
-    with serving(made) as address:
-        with socket.create_connection(address) as silent:
-            assert is_cut_off(silent, byte=b"")
-        with tls(made, address) as first, tls(made, address) as other:
-            first.sendall(b"POST / HTTP/1.1\r\nx: ")
-            assert is_cut_off(first, byte=b"x")
-            other.sendall(HEAD)
+def test_whoever_says_nothing_after_the_handshake_is_cut_off(gateway: Served) -> None:
+    with gateway.tls() as silent:
+        assert gateway.cut_off_after(silent, byte=b"") == 1
+
+
+def test_whoever_drips_a_head_is_cut_off_and_others_are_served(gateway: Served) -> None:
+    with gateway.tls() as drips:
+        drips.sendall(b"POST / HTTP/1.1\r\nx: ")
+        with gateway.tls() as other:
+            other.sendall(WHOLE)
             assert is_not_found(other)
-            assert is_cut_off(other, byte=b"x")
-        with tls(made, address) as well:
-            well.sendall(b"POST /no HTTP/1.1\r\nhost: gateway\r\ncontent-length: 0\r\n\r\n")
-            assert is_not_found(well)
+        assert gateway.cut_off_after(drips, byte=b"x") == 1
+    with gateway.tls() as later:
+        later.sendall(WHOLE)
+        assert is_not_found(later)
 
 
-def test_a_kept_connection_is_served_again_and_cut_off_when_the_next_head_drips_in(tmp_path: Path) -> None:
-    made = settings(tmp_path, read_timeout_s=1.0)
-    with serving(made) as address, tls(made, address) as kept:
+def test_whoever_drips_a_body_that_nobody_asked_for_is_cut_off(gateway: Served) -> None:
+    with gateway.tls() as drips:
+        drips.sendall(HEAD)
+        assert is_not_found(drips)
+        assert gateway.cut_off_after(drips, byte=b"x") == 1
+
+
+def test_a_kept_connection_is_served_again_and_cut_off_when_the_next_head_drips_in(gateway: Served) -> None:
+    with gateway.tls() as kept:
         for _ in range(3):
-            kept.sendall(b"POST /no HTTP/1.1\r\nhost: gateway\r\ncontent-length: 0\r\n\r\n")
+            kept.sendall(WHOLE)
             assert is_not_found(kept)
+            gateway.loop.put_on(gateway.made.read_timeout_s / 2)
         kept.sendall(b"P")
-        assert is_cut_off(kept, byte=b"O")
+        assert gateway.cut_off_after(kept, byte=b"O") == 1 / 2  # the time of a head begins with the answer before it
