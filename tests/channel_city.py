@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ HOST = "127.0.0.1"
 RUN = bytes(32)
 SMALL = Limits(update_bytes=4096, other_bytes=4096)
 HASTE = Patience(first_s=0.01, longest_s=0.05, give_up_s=20.0)
+STEP_S = 20.0
 NAMES = ("environment", "health", "police", "transport")
 
 
@@ -44,6 +46,16 @@ def server_files(authority: CertificateAuthority) -> TlsFiles:
     key = TlsKey.generate()
     certificate = authority.issue_server(key.private.public_key(), [HOST], now=dt.datetime.now(dt.UTC))
     return TlsFiles(key.pem(), certificate_pem(certificate), certificate_pem(authority.certificate))
+
+
+@dataclass
+class Clock:
+    """Monotonic time that runs, and that a test can put ahead."""
+
+    ahead: float = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
 
 
 @dataclass
@@ -69,6 +81,7 @@ class ChannelCity:
     members: dict[bytes, DepartmentId] = field(default_factory=dict)
     files: dict[str, TlsFiles] = field(default_factory=dict)
     served: list[Served] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
     board: Switchboard = field(default_factory=Switchboard)
     spool: Path | None = None
 
@@ -135,10 +148,22 @@ class ChannelCity:
         self.served.append(served)
         return served
 
-    def ask(self, requests: dict[str, bytes], *, timeout_s: float = 20.0) -> dict[str, bytes]:
+    def ask(self, requests: dict[str, bytes]) -> dict[str, bytes]:
         """One exchange, with its replies copied."""
         asked = {DepartmentId(name): data for name, data in requests.items()}
-        return {name: bytes(reply) for name, reply in self.channel.exchange(asked, timeout_s=timeout_s)}
+        return {name: bytes(reply) for name, reply in self.channel.exchange(asked, timeout_s=STEP_S)}
+
+    def ask_until(self, met: Callable[[], object], requests: dict[str, bytes]) -> dict[str, bytes]:
+        """One exchange whose time is over as soon as ``met`` has returned."""
+
+        def end() -> None:
+            try:
+                met()
+            finally:
+                self.clock.ahead += STEP_S
+
+        with beside(end):
+            return self.ask(requests)
 
     def close(self) -> None:
         for served in self.served:
@@ -152,8 +177,9 @@ class ChannelCity:
 def open_channel(
     names: Iterable[str] = NAMES, *, spool: Path | None = None, board: Switchboard | None = None
 ) -> Iterator[ChannelCity]:
-    """A city with its channel listening."""
-    city = ChannelCity(spool=spool, board=board or Switchboard(spool))
+    """A city with its channel listening; ``city.clock`` is that of the switchboard that it makes itself."""
+    clock = Clock()
+    city = ChannelCity(spool=spool, clock=clock, board=board or Switchboard(spool, clock=clock))
     for name in names:
         city.admit(name)
     try:

@@ -9,8 +9,7 @@ import pytest
 from clients.update_channel import Patience, Stop, Waiting
 from shared.channel import CHUNK_BYTES, Limits
 from shared.codec import Encoded, sha256
-from shared.identity import DepartmentId
-from tests.channel_city import HOST, RUN, SMALL, ChannelCity, Gate, beside, emptied, open_channel
+from tests.channel_city import HOST, RUN, SMALL, ChannelCity, Gate, emptied, open_channel
 from tests.cutting_proxy import CuttingProxy
 
 BIG = Limits(update_bytes=8 << 20, other_bytes=8 << 20)
@@ -136,22 +135,21 @@ def test_a_stopped_department_answers_nothing_and_leaves_at_once(city: ChannelCi
 
     gate = Gate()
     busy = city.serve("health", ticket, gate)
-    replies = city.channel.exchange({DepartmentId("health"): b"b"}, timeout_s=1.0)
 
     def stop() -> None:
         assert gate.asked.wait(20)
         busy.stop.set()
         gate.go.set()
+        busy.left()
 
-    with beside(stop):
-        assert list(replies) == []
+    assert city.ask_until(stop, {"health": b"b"}) == {}
     assert busy.left() == ""
 
 
 def test_a_request_longer_than_the_department_takes_is_refused_there(city: ChannelCity) -> None:
     ticket = city.channel.open_session(RUN, SMALL)
     served = city.serve("health", ticket, lambda _: pytest.fail("asked"), max_request_bytes=99)
-    assert city.ask({"health": bytes(100)}, timeout_s=1.0) == {}
+    assert city.ask_until(served.left, {"health": bytes(100)}) == {}
     assert served.left() == "transfer-too-large"
 
 

@@ -35,6 +35,7 @@ from tests.channel_city import (
     NAMES,
     RUN,
     SMALL,
+    STEP_S,
     ChannelCity,
     Gate,
     answer,
@@ -111,7 +112,12 @@ def test_whoever_is_silent_is_missing_and_what_it_sends_too_late_is_dropped(city
     ticket = city.channel.open_session(RUN, SMALL)
     gate = Gate()
     slow, quick = city.serve("health", ticket, gate), city.serve("police", ticket, bytes.upper)
-    assert city.ask({"health": b"a", "police": b"a", "transport": b"a"}, timeout_s=1.0) == {"police": b"A"}
+    asked = {DepartmentId(name): b"a" for name in ("health", "police", "transport")}
+    replies = city.channel.exchange(asked, timeout_s=STEP_S)
+    assert next(replies) == ("police", b"A")
+    assert gate.asked.wait(20)
+    city.clock.ahead += STEP_S
+    assert list(replies) == []
     assert not city.channel.status()[DepartmentId("transport")].attached
     gate.go.set()
     assert city.ask({"health": b"b", "police": b"b"}) == {"health": b"b", "police": b"B"}
@@ -138,7 +144,7 @@ def test_misuse_by_the_authority_is_an_error(city: ChannelCity) -> None:
     with pytest.raises(RuntimeError):
         city.channel.open_session(RUN, SMALL)
     with pytest.raises(ValueError):
-        city.ask({"health": b"a"}, timeout_s=0)
+        city.channel.exchange({DepartmentId("health"): b"a"}, timeout_s=0)
     with pytest.raises(SetupError) as caught:
         UpdateChannel(city.address, server_files(city.authority), member_of=lambda _: None, members=1)
     assert caught.value.code == "channel-port"
