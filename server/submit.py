@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -20,16 +21,16 @@ from server.run_lock import lock_runs
 from server.runs import INTERRUPTED, RunFolder, RunStatus, Submitted, run_folder, run_folders
 from server.superlink import Control, SuperLink, open_control
 from server.up import find_superlink
-from shared.errors import ConfigError, RoundAbortedError, SetupError
+from shared.errors import CityFedError, ConfigError, RoundAbortedError, SetupError
 from shared.identity import Signed
 from shared.model_file import read_model
 from shared.plan import Plan
 from shared.supervise import ProgramStatus, process_status, read_status
 
 _LOOK_S = 0.5
-_PATIENCE = 60
-"""So many looks a run is waited for that never began, or was interrupted while `cityfed-server up` is off, which would
-start it again."""
+PATIENCE_S = 120.0
+"""So long a run is watched with which nothing goes on at the authority: a restart of `cityfed-server up` is over by
+then."""
 
 
 def submit_run(
@@ -116,36 +117,62 @@ def _check(home: AuthorityHome, plan: Plan, now: dt.datetime) -> None:
 
 
 def watch_run(
-    home: AuthorityHome, folder: RunFolder, *, tell: Callable[[RunStatus], None], wait: Callable[[float], object]
+    home: AuthorityHome,
+    folder: RunFolder,
+    *,
+    tell: Callable[[RunStatus], None],
+    stands_still: Callable[[str], None],
+    wait: Callable[[float], object],
+    clock: Callable[[], float] = time.monotonic,
 ) -> RunStatus:
-    """Wait for the end of a run.
+    """Wait for the end of a run, through a restart of `cityfed-server up`, too.
 
     Args:
         home: the authority's home.
         folder: the run's.
         tell: hears of each change.
+        stands_still: hears a reason code once, each time that nothing goes on with the run at the authority.
         wait: sleeps for some seconds.
+        clock: monotonic time in seconds.
 
     Raises:
         ConfigError: ``run-unknown``; ``json-too-large``, ``json-content`` of the status of `up`.
-        RoundAbortedError: ``run-not-started``: Flower gave it up; else the reason for which the run failed, as its
-            process gave it.
-        SetupError: ``authority-off``, ``superlink-unreachable``, ``superlink-refused``, while it has no process.
+        RoundAbortedError: the reason for which the run failed, as its process gave it; after :data:`PATIENCE_S`
+            ``run-interrupted`` while `up` is off, or ``run-not-started``: Flower gave it up.
+        SetupError: ``authority-off``, ``superlink-unreachable``, ``superlink-refused``, after :data:`PATIENCE_S`, while
+            the run has no process.
     """
     seen: RunStatus | None = None
-    patience = _PATIENCE
+    still_since: float | None = None
     while True:
         status = folder.status()
         if status != seen:
             tell(status)
             seen = status
-        lost = status.state == "submitted" and never_began(find_superlink(home), folder)
-        left = status.code == INTERRUPTED and read_status(home.service) is None
-        patience = patience - 1 if lost or left else _PATIENCE
-        if lost and patience <= 0:
-            raise RoundAbortedError("run-not-started", f"Flower could not start the run: see {home.service / 'log'}.")
-        if status.state == "failed" and (status.code != INTERRUPTED or patience <= 0):
-            raise RoundAbortedError(status.code, status.message)
         if status.state == "completed":
             return status
+        if not status.goes_on:
+            raise RoundAbortedError(status.code, status.message)
+        fault = _why_still(home, folder, status)
+        if fault is None:
+            still_since = None
+        elif still_since is None:
+            still_since = clock()
+            stands_still(fault.code)
+        elif clock() - still_since >= PATIENCE_S:
+            raise fault
         wait(_LOOK_S)
+
+
+def _why_still(home: AuthorityHome, folder: RunFolder, status: RunStatus) -> CityFedError | None:
+    """Return why nothing goes on with a run now, None if it does or will; a restart of `up` mends whatever it is."""
+    if status.code == INTERRUPTED:
+        return None if read_status(home.service) else RoundAbortedError(status.code, status.message)
+    if status.state != "submitted":
+        return None
+    try:
+        lost = never_began(find_superlink(home), folder)
+    except SetupError as error:
+        return error
+    sentence = f"Flower could not start the run: see {home.service / 'log'}."
+    return RoundAbortedError("run-not-started", sentence) if lost else None

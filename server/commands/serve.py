@@ -76,7 +76,7 @@ def run(
     """Run a published plan with the departments that approved it; a run without a model fails, whatever Flower says."""
     from server.home import open_home
     from server.runs import status_lines
-    from server.submit import submit_run, watch_run
+    from server.submit import PATIENCE_S, submit_run, watch_run
 
     authority = open_home(home)
     folder = submit_run(authority, plan, now=dt.datetime.now(dt.UTC))
@@ -94,7 +94,11 @@ def run(
                 told.add(line)
                 tell(terminal, line)
 
-    finished = watch_run(authority, folder, tell=say, wait=time.sleep)
+    def stands_still(code: str) -> None:
+        sentence = f"The authority is away, or does not get the run to begin [{code}]"
+        tell(terminal, f"{sentence}: it is waited for, {PATIENCE_S:.0f} s at most.")
+
+    finished = watch_run(authority, folder, tell=say, stands_still=stands_still, wait=time.sleep)
     if as_json:
         print_json(finished)
     else:

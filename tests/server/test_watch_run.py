@@ -6,7 +6,7 @@ import datetime as dt
 import os
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -17,12 +17,12 @@ from flwr.proto.control_pb2 import ListRunsResponse
 
 from server.home import AuthorityHome
 from server.runs import RunFolder, RunStatus, Submitted
-from server.submit import watch_run
+from server.submit import PATIENCE_S, watch_run
 from server.superlink import SuperLink
 from shared.codec import dump_json
-from shared.errors import RoundAbortedError, SetupError
+from shared.errors import CityFedError, RoundAbortedError
 from shared.identity import Signed
-from shared.loopback import LOOPBACK
+from shared.loopback import LOOPBACK, free_port
 from shared.private_files import make_private_folder
 from shared.supervise import STATUS_FILE, ProgramStatus, Status, process_status
 from tests.deployed_city import now
@@ -43,7 +43,9 @@ class Watched:
     def __init__(self, home: AuthorityHome) -> None:
         self.home, self.folder = home, RunFolder(home.runs / ("ab" * 32))
         self.told: list[tuple[str, int]] = []
+        self.still: list[str] = []
         self.looks = 0
+        self.time = 0.0
 
     def says(self, status: RunStatus) -> Callable[[], object]:
         return lambda: self.folder.write(status)
@@ -64,9 +66,17 @@ class Watched:
             assert 0 < seconds < 5
             assert self.looks < most, "it is watched for ever"
             self.looks += 1
+            self.time += seconds
             next(later, nothing)()
 
-        return watch_run(self.home, self.folder, tell=self.hear, wait=wait)
+        return watch_run(
+            self.home,
+            self.folder,
+            tell=self.hear,
+            stands_still=self.still.append,
+            wait=wait,
+            clock=lambda: self.time,
+        )
 
     def hear(self, status: RunStatus) -> None:
         self.told.append((status.state, status.round))
@@ -101,13 +111,15 @@ def test_a_run_that_failed_ends_the_watch_at_once_with_the_reason_that_it_gave(r
 
 
 def given_up_after(run: Watched, code: str) -> int:
-    """So many looks a run is waited for; nothing of it is changed."""
-    before = run.folder.status()
-    with pytest.raises(RoundAbortedError) as caught:
+    """So many looks a run is waited for, as long as the page says; it is said once, and nothing of it is changed."""
+    before, begin = run.folder.status(), run.time
+    run.still.clear()
+    with pytest.raises(CityFedError) as caught:
         run.watch()
-    assert caught.value.code == code
+    assert (caught.value.code, run.still) == (code, [code])
     assert "\n" not in caught.value.diagnostics()
     assert run.folder.status() == before
+    assert run.time - begin == PATIENCE_S
     return run.looks
 
 
@@ -183,8 +195,44 @@ def test_a_run_that_flower_still_has_is_waited_for(run: Watched) -> None:
         assert run.watch(*[nothing] * 150, run.says(COMPLETED)) == COMPLETED
 
 
-def test_a_run_that_waits_for_a_process_is_not_watched_where_nothing_is_on(run: Watched) -> None:
-    with pytest.raises(SetupError, match=r"cityfed-server up") as caught:
-        run.watch()
-    assert caught.value.code == "authority-off"
-    assert run.folder.status().state == "submitted"
+# --- the authority is away ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def nobody_listens(run: Watched) -> Iterator[Callable[[], None]]:
+    """An `up` that is on and whose SuperLink is not; what is yielded lets it answer from then on."""
+    run.up()
+    make_private_folder(run.home.flower)
+    SuperLink(folder=run.home.flower, secret=run.home.superexec_secret, port=(port := free_port())).prepare(now())
+    (run.home.flower / "port").write_text(str(port))
+    with ExitStack() as later:
+        yield lambda: later.enter_context(superlink(run, "starting"))
+
+
+def test_a_superlink_that_is_away_is_waited_for_and_the_watch_goes_on_when_it_is_back(run: Watched) -> None:
+    with nobody_listens(run) as begin:
+        assert run.watch(*[nothing] * 5, begin, nothing, nothing, run.says(FIRST), run.says(COMPLETED)) == COMPLETED
+    assert run.still == ["superlink-unreachable"]
+    assert run.told == [("submitted", 0), ("running", 1), ("completed", 2)]
+
+
+def test_a_restart_of_up_is_one_absence_whatever_it_looks_like_on_the_way(run: Watched) -> None:
+    with nobody_listens(run) as begin:
+        assert run.watch(nothing, run.off, run.says(LOST), run.up, begin, run.says(COMPLETED)) == COMPLETED
+    assert run.still == ["superlink-unreachable"]
+
+
+def test_a_superlink_that_stays_away_is_named(run: Watched) -> None:
+    with nobody_listens(run):
+        given_up_after(run, "superlink-unreachable")
+
+
+def test_a_run_that_waits_for_a_process_is_waited_for_a_while_where_nothing_is_on(run: Watched) -> None:
+    given_up_after(run, "authority-off")
+
+
+def test_operations_say_how_long_is_waited(run: Watched) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    assert f"for {PATIENCE_S:.0f} s" in page
+    run.says(LOST)()
+    given_up_after(run, "run-interrupted")
