@@ -117,7 +117,7 @@ def load_binding(path: Path) -> Binding:
             ``unit-unknown``, ``unit-incompatible``, ``binding-owner``, ``binding-source-missing``.
     """
     binding = load_toml(_read(path, "binding-unreadable"), Binding, where=str(path), error=ContractError)
-    binding = _absolute(binding, path.resolve().parent)
+    binding = _absolute(binding, path)
     contract = bound_contract(binding)
     _check_columns(binding, contract, path)
     _check_units(binding, contract, path)
@@ -125,6 +125,16 @@ def load_binding(path: Path) -> Binding:
     if not Path(binding.source.path).is_file():
         raise ContractError("binding-source-missing", f"{path}: the source file {binding.source.path} does not exist.")
     return binding
+
+
+def named_file(binding_path: Path, name: str) -> Path:
+    """Return the file that a path in a binding names: it counts from the folder in which the binding itself lies."""
+    return (binding_path.resolve().parent / name).resolve()
+
+
+def named_contract(binding_path: Path, contract: str) -> str:
+    """Return a binding's ``contract``: a packaged one by its name, or else the path of a file, made absolute."""
+    return contract if DEPARTMENT_NAME.fullmatch(contract) else str(named_file(binding_path, contract))
 
 
 def bound_contract(binding: Binding) -> Contract:
@@ -253,12 +263,10 @@ def _read(path: Path, code: str) -> str:
         raise ContractError(code, f"{path} is not UTF-8 text.") from cause
 
 
-def _absolute(binding: Binding, folder: Path) -> Binding:
-    """Anchor the binding's paths at its folder."""
-    source = msgspec.structs.replace(binding.source, path=str((folder / binding.source.path).resolve()))
-    named = DEPARTMENT_NAME.fullmatch(binding.contract)
-    contract = binding.contract if named else str((folder / binding.contract).resolve())
-    return msgspec.structs.replace(binding, source=source, contract=contract)
+def _absolute(binding: Binding, path: Path) -> Binding:
+    """Make the binding's paths absolute."""
+    source = msgspec.structs.replace(binding.source, path=str(named_file(path, binding.source.path)))
+    return msgspec.structs.replace(binding, source=source, contract=named_contract(path, binding.contract))
 
 
 def _check_columns(binding: Binding, contract: Contract, path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tomli_w
 
-from clients.binding import bound_contract, load_binding
+from clients.binding import bound_contract, load_binding, named_contract, named_file
 from clients.persons import owners_of
 from shared.codec import canonical_json, sha256
 from shared.contracts.contract import agreement_hash
@@ -87,7 +87,7 @@ def split_rows(binding: Path, folder: Path, *, seed: int, limit: int, holdout: f
         ConfigError: ``binding-unreadable``, ``rows-unreadable``.
     """
     tree = _binding_tree(binding)
-    header, rows = _read_csv(binding.parent / str(tree["source"]["path"]))
+    header, rows = _read_csv(Path(str(tree["source"]["path"])))
     owner = _owner_column(tree, header, binding)
     chosen = _shuffled([[row] for row in rows], "limit")[: limit or None]
     mixed = _shuffled(chosen if owner is None else _by_owner(chosen, owner), f"seed {seed}")
@@ -103,14 +103,17 @@ def split_rows(binding: Path, folder: Path, *, seed: int, limit: int, holdout: f
 
 
 def _binding_tree(binding: Path) -> dict[str, dict[str, object]]:
-    """Read a binding as plain TOML; its content is judged by ``data check`` later."""
+    """Read a binding as plain TOML with absolute paths; its content is judged by ``data check`` later."""
     try:
         tree = tomllib.loads(binding.read_text())
+        source, contract = tree.get("source"), tree.get("contract")
+        if not isinstance(source, dict) or "path" not in source:
+            raise ConfigError("binding-unreadable", f"{binding} names no `source.path`.")
+        anchored = {**tree, "source": {**source, "path": str(named_file(binding, str(source["path"])))}}
+        return anchored | ({"contract": named_contract(binding, contract)} if isinstance(contract, str) else {})
     except (OSError, ValueError, RecursionError) as cause:
-        raise ConfigError("binding-unreadable", f"{binding} is missing or not valid TOML.") from cause
-    if not isinstance(tree.get("source"), dict) or "path" not in tree["source"]:
-        raise ConfigError("binding-unreadable", f"{binding} names no `source.path`.")
-    return tree
+        sentence = f"{binding} is missing, not valid TOML, or names a path that none can be."
+        raise ConfigError("binding-unreadable", sentence) from cause
 
 
 def _owner_column(tree: Mapping[str, object], header: list[str], binding: Path) -> int | None:

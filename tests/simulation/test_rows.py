@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.binding import load_binding
+from shared import contracts
 from shared.errors import CityFedError
 from simulation.rows import Split, split_rows
 from tests.city import MESSAGES
@@ -126,6 +127,19 @@ def test_the_bindings_are_the_departments_own_with_other_files(tmp_path: Path) -
         assert Path(binding.source.path) == tmp_path / "one" / file
 
 
+def test_paths_count_from_the_folder_of_the_binding_itself_as_in_a_deployment(tmp_path: Path) -> None:
+    """A contract beside the binding, and a binding that is used through a link from elsewhere."""
+    binding = moved(tmp_path / "own", lambda text: text.replace('contract = "police"', 'contract = "odcs/mine.yaml"'))
+    packaged = next(Path(contracts.__file__).parent.glob("police/*.yaml")).read_text()
+    (tmp_path / "own" / "odcs").mkdir()
+    (tmp_path / "own" / "odcs" / "mine.yaml").write_text(packaged)
+    (tmp_path / "link.toml").symlink_to(binding)
+    made = split_rows(tmp_path / "link.toml", tmp_path / "one", seed=1, limit=0, holdout=0.25)
+    for path in (made.train, made.holdout):
+        assert load_binding(path).contract == load_binding(binding).contract
+    assert made.digest() == split_rows(POLICE, tmp_path / "two", seed=1, limit=0, holdout=0.25).digest()
+
+
 def test_p1_copies_of_rows_are_readable_by_their_owner_alone_and_can_be_forgotten(tmp_path: Path) -> None:
     made = split_rows(POLICE, tmp_path / "one", seed=1, limit=0, holdout=0.25)
     assert stat.S_IMODE(made.folder.stat().st_mode) == 0o700
@@ -142,6 +156,7 @@ def test_p1_copies_of_rows_are_readable_by_their_owner_alone_and_can_be_forgotte
         ("police.toml", b"not = = toml", "binding-unreadable"),
         ("police.toml", b"\xff\xfe", "binding-unreadable"),
         ("police.toml", b'dataset = "x"', "binding-unreadable"),
+        ("police.toml", b'[source]\npath = "no\\u0000where"', "binding-unreadable"),
         ("police.csv", b"", "rows-unreadable"),
         ("police.csv", b"a,b\n\xff,1\n", "rows-unreadable"),
     ],
