@@ -71,6 +71,24 @@ class Split:
             (self.folder / name).unlink(missing_ok=True)
 
 
+def data_digest(binding: Path) -> str:
+    """Return SHA-256 over a binding and the files that it names, rows and a contract of its own, as 64 hex digits.
+
+    As with a split's, it is for comparing and for no report.
+
+    Raises:
+        ConfigError: ``binding-unreadable``, ``rows-unreadable``.
+    """
+    tree = _binding_tree(binding)
+    rows, contract = Path(str(tree["source"]["path"])), Path(str(tree.get("contract", "")))
+    try:
+        files = [binding.read_bytes(), rows.read_bytes()]
+        own = [contract.read_bytes()] if contract.is_absolute() and contract.is_file() else []
+    except OSError as cause:
+        raise ConfigError("rows-unreadable", f"{binding}, its rows or its contract cannot be read.") from cause
+    return sha256(b"data", *files, *own).hex()
+
+
 def split_rows(binding: Path, folder: Path, *, seed: int, limit: int, holdout: float) -> Split:
     """Split the rows behind a binding into two files with a binding each.
 

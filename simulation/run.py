@@ -2,7 +2,7 @@
 
 ::
 
-    RUN/  scenario.json  summary.json  metrics.jsonl  report.html  report.md
+    RUN/  scenario.json  data.json  summary.json  metrics.jsonl  report.html  report.md
           model.safetensors  MODEL_CARD.md  plan.json        the federated model of the first seed
           seeds/NN.json                                       one finished seed each
           worlds/NN-K/{federated,local,pooled}/...            journals, policies, keys of attempt K at seed NN
@@ -35,8 +35,17 @@ from simulation.home import Home
 from simulation.progress import Progress
 from simulation.report import write_report
 from simulation.report.card import model_card
-from simulation.rows import Split, split_rows
-from simulation.run_folder import PLAN_FILE, claim_folder, finished_seeds, next_world, read_plan, seed_file, seeds_of
+from simulation.rows import Split, data_digest, split_rows
+from simulation.run_folder import (
+    PLAN_FILE,
+    claim_folder,
+    finished_seeds,
+    next_world,
+    read_plan,
+    require_same_data,
+    seed_file,
+    seeds_of,
+)
 from simulation.scenario import Scenario
 from simulation.setup import ensure_setup
 from simulation.study import Released, SeedResult, SeedStudy, Stopwatch
@@ -74,7 +83,8 @@ def run_study(
         source: makes the randomness of one trainer from its name; the default is cryptographic.
 
     Raises:
-        CityFedError: whatever the production path refuses; finished seeds are kept.
+        ConfigError: ``run-folder-used``, ``run-folder-data``; finished seeds are kept, whatever ends the run.
+        CityFedError: whatever else the production path refuses.
         KeyboardInterrupt: after finished seeds, summary and report were written.
     """
     started, watch = now(), Stopwatch()
@@ -89,6 +99,8 @@ def run_study(
     try:
         for seed in seeds_of(scenario):
             if not seed_file(out, seed).is_file():
+                digests = {str(name): data_digest(binding) for name, binding in inputs.bindings.items()}
+                require_same_data(scenario, out, digests)
                 run_seed(
                     scenario,
                     seed,

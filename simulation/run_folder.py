@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from simulation.study import SeedResult
 
 SCENARIO_FILE = "scenario.json"
 PLAN_FILE = "plan.json"
+DATA_FILE = "data.json"
 
 
 def claim_folder(scenario: Scenario, out: Path) -> None:
@@ -32,6 +34,27 @@ def claim_folder(scenario: Scenario, out: Path) -> None:
     make_private_folder(out)
     replace_private_file(path, text)
     make_private_folder(out / "seeds")
+
+
+def require_same_data(scenario: Scenario, out: Path, digests: Mapping[str, str]) -> None:
+    """Refuse to add a seed over other data than the finished ones had; while there are none, note what it is.
+
+    Args:
+        scenario: that of the folder.
+        out: the run folder.
+        digests: of each department's files.
+
+    Raises:
+        ConfigError: ``run-folder-data``.
+    """
+    path, text = out / DATA_FILE, msgspec.json.format(msgspec.json.encode(digests, order="sorted"))
+    if not any(seed_file(out, seed).is_file() for seed in seeds_of(scenario)):
+        replace_private_file(path, text)
+    elif not path.is_file() or path.read_bytes() != text:
+        raise ConfigError(
+            "run-folder-data",
+            f"Bindings, rows or contracts are others than at the finished seeds of {out}: choose another folder.",
+        )
 
 
 def finished_seeds(scenario: Scenario, out: Path) -> list[SeedResult]:

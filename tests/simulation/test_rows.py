@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from clients.binding import load_binding
 from shared import contracts
 from shared.errors import CityFedError
-from simulation.rows import Split, split_rows
+from simulation.rows import Split, data_digest, split_rows
 from tests.city import MESSAGES
 
 POLICE = MESSAGES / "police.toml"
@@ -140,6 +140,18 @@ def test_paths_count_from_the_folder_of_the_binding_itself_as_in_a_deployment(tm
     assert made.digest() == split_rows(POLICE, tmp_path / "two", seed=1, limit=0, holdout=0.25).digest()
 
 
+def test_the_digest_of_a_departments_files_knows_binding_rows_and_contract_and_no_path(tmp_path: Path) -> None:
+    digests = []
+    for name, edits in (("a", ()), ("b", ()), ("c", ("moved.toml",)), ("d", ("moved.csv",)), ("e", ("mine.yaml",))):
+        binding = moved(tmp_path / name, lambda text: text.replace('"police"', '"mine.yaml"'))
+        (binding.parent / "mine.yaml").write_text("a contract")
+        for edit in edits:
+            (binding.parent / edit).write_text((binding.parent / edit).read_text() + "\n")
+        digests.append(data_digest(binding))
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 4
+
+
 def test_p1_copies_of_rows_are_readable_by_their_owner_alone_and_can_be_forgotten(tmp_path: Path) -> None:
     made = split_rows(POLICE, tmp_path / "one", seed=1, limit=0, holdout=0.25)
     assert stat.S_IMODE(made.folder.stat().st_mode) == 0o700
@@ -174,6 +186,9 @@ def test_a_missing_source_is_one_sentence(tmp_path: Path) -> None:
     shutil.copy(POLICE, tmp_path)
     with pytest.raises(CityFedError) as caught:
         split_rows(tmp_path / "police.toml", tmp_path / "out", seed=1, limit=0, holdout=0.25)
+    assert caught.value.code == "rows-unreadable"
+    with pytest.raises(CityFedError) as caught:
+        data_digest(tmp_path / "police.toml")
     assert caught.value.code == "rows-unreadable"
 
 

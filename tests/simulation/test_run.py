@@ -21,16 +21,17 @@ from shared.privacy.accountant import epsilon, event_of
 from simulation.home import Home
 from simulation.progress import Silent
 from simulation.run import run_study
-from simulation.run_folder import can_use, finished_seeds, read_plan
+from simulation.run_folder import can_use, finished_seeds, read_plan, require_same_data
 from simulation.scenario import ArmOptimizers, PrivacyAsk, Scenario
 from simulation.summarise import summarise
 from simulation.summary import RunSummary, read_metrics, read_summary
-from tests.city import FOUR, small_scenario
-from tests.simulation.small_study import Notes, Study
+from tests.city import FOUR, MESSAGES, small_scenario
+from tests.simulation.small_study import Notes, Study, with_police_rows
 
 ARMS = {"local", "federated", "pooled"}
 FILES = {
     "scenario.json",
+    "data.json",
     "summary.json",
     "metrics.jsonl",
     "report.html",
@@ -43,7 +44,7 @@ FILES = {
 }
 
 
-def run(scenario: Scenario, folder: Path, *, notes: Notes | None = None) -> RunSummary:
+def run(scenario: Scenario, folder: Path, *, notes: Silent | None = None) -> RunSummary:
     return run_study(
         scenario,
         scenario_folder=folder,
@@ -224,6 +225,45 @@ def test_going_on_runs_the_missing_seed_alone_and_gives_the_same_numbers(study: 
     assert summary.complete
     assert (summary.arms, summary.gain) == (study.summary.arms, study.summary.gain)
     assert sorted(path.name for path in (tmp_path / "run" / "worlds").iterdir()) == ["0001-1", "0002-1", "0002-2"]
+
+
+class Changing(Silent):
+    """Changes a file while seed 1 is under way."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def round_done(self, seed: int, round_number: int) -> None:
+        self.path.write_text(self.path.read_text().replace("Oak Hill", "Elm Hill", 1))
+
+
+def test_no_seed_is_added_over_other_rows_than_the_finished_ones(tmp_path: Path) -> None:
+    departments = with_police_rows(tmp_path / "own", lambda text: text)
+    scenario, rows = small_scenario(tmp_path, seeds=2, rounds=1, departments=departments), tmp_path / "own/police.csv"
+    before = rows.read_text()
+    for progress in (Changing(rows), Notes()):  # a change between two seeds of a run, and before one that goes on
+        with pytest.raises(ConfigError) as caught:
+            run(scenario, tmp_path, notes=progress)
+        assert caught.value.code == "run-folder-data"
+        assert [result.seed for result in finished_seeds(scenario, tmp_path / "run")] == [1]
+    rows.write_text(before)
+    (tmp_path / "own/police.toml").write_text((tmp_path / "own/police.toml").read_text() + "# only a comment\n")
+    with pytest.raises(ConfigError):
+        run(scenario, tmp_path)
+    shutil.copy(MESSAGES / "police.toml", tmp_path / "own")
+    assert run(scenario, tmp_path).complete
+
+
+def test_before_the_first_seed_is_finished_files_may_change(study: Study, tmp_path: Path) -> None:
+    scenario, out = study.scenario, tmp_path / "run"
+    (out / "seeds").mkdir(parents=True)
+    for digest in ("old", "new"):
+        require_same_data(scenario, out, {"police": digest})
+    (out / "seeds" / "0002.json").touch()
+    require_same_data(scenario, out, {"police": "new"})
+    (out / "data.json").unlink()
+    with pytest.raises(ConfigError, match="choose another folder"):  # a folder of an earlier version
+        require_same_data(scenario, out, {"police": "new"})
 
 
 def test_a_finished_folder_is_reported_again_without_running_anything(study: Study, tmp_path: Path) -> None:
