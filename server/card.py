@@ -15,7 +15,14 @@ from shared.release import ModelRelease
 from shared.report import figures
 from shared.report.document import Definitions, Table
 from shared.report.markdown import escape, render_definitions, render_table
-from shared.report.promises import LONE_SHARE, NOT_PROMISED, UNIT_LABELS, odds_sentence, privacy_terms
+from shared.report.promises import (
+    LONE_SHARE,
+    NOT_PROMISED,
+    UNIT_LABELS,
+    in_every_department,
+    odds_sentence,
+    privacy_terms,
+)
 
 INTENDED_USE = (
     "Research on the task above and comparison of privacy settings.",
@@ -69,10 +76,10 @@ def render_card(card: ModelCard) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def city_sentence(epsilon: float, delta: float) -> str:
-    """Say what somebody pays who is in every department's data."""
+def city_sentence(epsilon: float, delta: float, *, unit: str, departments: int) -> str:
+    """Say what somebody pays who is in every department's data with one unit."""
     return (
-        f"City-wide worst case, somebody with one record in every department: epsilon {figures.epsilon(epsilon)} at "
+        f"City-wide worst case, {in_every_department(unit, departments)}: epsilon {figures.epsilon(epsilon)} at "
         f"delta {figures.delta(delta)}."
     )
 
@@ -146,11 +153,12 @@ def _privacy(said: PrivacyStatement, plan: Plan) -> tuple[str | Table, ...]:
         header=("Department", "Epsilon", "Delta", "Unit"),
         rows=tuple((name, *row) for name in plan.cohort),
     )
+    worst = said.city_worst_case
     metrics = ", ".join(f"{item.name} (noise stddev {figures.number(item.noise_stddev)})" for item in said.metrics)
     return (
         odds_sentence(said.epsilon, said.delta, said.unit),
         cost,
-        city_sentence(said.city_worst_case.epsilon, said.city_worst_case.delta),
+        city_sentence(worst.epsilon, worst.delta, unit=said.unit, departments=worst.departments),
         f"Noised metrics that left inside the encrypted sums, charged in the figures above: {metrics or 'none'}.",
     )
 

@@ -38,6 +38,7 @@ from shared.plan import (
 from shared.privacy.citywide import city_worst_case
 from shared.privacy.extras import plan_events
 from shared.private_files import make_private_folder
+from shared.report.promises import in_every_department
 from shared.tasks.features import HASHED_WORDS_SHA256
 
 WEIGHTS_FILE = "model.safetensors"
@@ -117,12 +118,10 @@ def draft(
 
 
 def city_line(plan: Plan) -> str:
-    """Say what a plan costs somebody who has a record in every department, which no department can know (privacy 1)."""
+    """Say what a plan costs somebody who is in every department's data, which no department can know (privacy 1)."""
     worst = city_worst_case(plan_events(plan, plan.attempts), len(plan.datasets), plan.privacy.budget.delta)
-    return (
-        f"Somebody in the data of all {worst.departments} departments pays at most epsilon {worst.epsilon:.4f} "
-        f"at delta {worst.delta:g}."
-    )
+    who = in_every_department(plan.privacy.unit, worst.departments)
+    return f"{who[0].upper()}{who[1:]} pays at most epsilon {worst.epsilon:.4f} at delta {worst.delta:g}."
 
 
 def load_basis(home: AuthorityHome, choice: ModelChoice) -> ModelBasis:

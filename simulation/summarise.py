@@ -134,7 +134,7 @@ def _total_seconds(results: Sequence[SeedResult]) -> dict[str, float]:
 
 
 def _city_worst_case(scenario: Scenario, first: SeedResult | None, out: Path) -> CityWorstCase | None:
-    """Say what somebody pays who has a record in each department (privacy 1)."""
+    """Say what somebody pays who is in each department's data with one unit (privacy 1)."""
     if first is None:
         return None
     plan = read_plan(out)

@@ -127,7 +127,7 @@ class ExtraSummary(Record, frozen=True, kw_only=True):
 
 
 class CityWorstCase(Record, frozen=True, kw_only=True):
-    """The composed (epsilon, delta) for somebody who has a record in every department (privacy 1)."""
+    """The composed (epsilon, delta) for somebody who is in every department's data with one unit (privacy 1)."""
 
     epsilon: float
     delta: float

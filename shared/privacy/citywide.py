@@ -17,7 +17,7 @@ from shared.privacy.composition import Step, composed_epsilon
 
 
 class CityWorstCase(Record, frozen=True, kw_only=True):
-    """What somebody pays who has a record in each of ``departments``; ``added`` is what plain adding would say."""
+    """What somebody pays who has one unit in each of ``departments``; ``added`` is what plain adding would say."""
 
     departments: int
     epsilon: float

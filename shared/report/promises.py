@@ -18,6 +18,11 @@ UNIT_WORDS = {
     "device": "device: all records of one device in a department's data, as its device column tells devices apart. Not "
     "per person: somebody with several devices is protected less than the figure says.",
 }
+CITY_WIDE_WHO = {
+    "record": "somebody with one record in each of the {departments}",
+    "person": "a person who is in the data of each of the {departments}",
+    "device": "somebody with one device in the data of each of the {departments}",
+}
 RELATION_WORDS = {
     "add-remove": "add-remove: the data with one {unit} more or less. For one {unit} exchanged for another the figure "
     "is larger.",
@@ -79,6 +84,11 @@ def odds_sentence(epsilon: float, delta: float, unit: str) -> str:
         f"can raise or lower the odds that one given {unit} was in the data by a factor of at most "
         f"{figures.factor(math.exp(epsilon))}, with a slack of delta = {figures.delta(delta)}."
     )
+
+
+def in_every_department(unit: str, departments: int) -> str:
+    """Say whom the city-wide worst case is about: one unit in each department."""
+    return CITY_WIDE_WHO[unit].format(departments=figures.counted(departments, "department"))
 
 
 def privacy_terms(

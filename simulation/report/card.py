@@ -80,4 +80,7 @@ def _privacy(summary: RunSummary) -> tuple[str | Table, ...]:
         ),
     )
     worst = summary.city_worst_case
-    return (table,) if worst is None else (table, city_sentence(worst.epsilon, worst.delta))
+    if worst is None:
+        return (table,)
+    unit = next(iter(summary.privacy.values())).unit
+    return (table, city_sentence(worst.epsilon, worst.delta, unit=unit, departments=len(summary.privacy)))

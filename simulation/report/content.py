@@ -11,6 +11,7 @@ from shared.report.promises import (
     ON_ONE_MACHINE,
     UNIT_LABELS,
     UNSAFE_NOISE,
+    in_every_department,
     odds_sentence,
 )
 from simulation.report.charts import budget_figure, curve_figure, gain_figure
@@ -59,12 +60,12 @@ NOISED_METRICS = (
     "read, about the model that the round started from. Their epsilon is part of the charge above."
 )
 CITY_WIDE = (
-    "City-wide worst case: one citizen can be in several departments. For somebody with one record in each of the "
-    "{departments} the run costs epsilon {epsilon} at delta {delta}: {how}."
+    "City-wide worst case: one citizen can be in several departments. For {who} the run costs epsilon {epsilon} at "
+    "delta {delta}: {how}."
 )
 CITY_WIDE_HOW = {
     "poisson-dpsgd": "each department adds its own noise, and their charges compose",
-    "shared-noise": "one noise covers all their records, so this may be more than their charges added up",
+    "shared-noise": "one noise covers all departments, so this may be more than their charges added up",
 }
 
 
@@ -198,15 +199,16 @@ def _privacy_table(summary: RunSummary) -> Table:
 
 
 def _city_blocks(summary: RunSummary) -> tuple[Block, ...]:
-    """Return the worst case for somebody who has a record in every department."""
+    """Return the worst case for somebody who is in every department's data."""
     worst = summary.city_worst_case
     if worst is None:
         return ()
+    first = next(iter(summary.privacy.values()))  # all are under one plan
     text = CITY_WIDE.format(
-        departments=figures.counted(len(summary.privacy), "department"),
+        who=in_every_department(first.unit, len(summary.privacy)),
         epsilon=figures.epsilon(worst.epsilon),
         delta=figures.delta(worst.delta),
-        how=CITY_WIDE_HOW[next(iter(summary.privacy.values())).mechanism],
+        how=CITY_WIDE_HOW[first.mechanism],
     )
     return (Paragraph(text=text),)
 

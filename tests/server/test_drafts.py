@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import re
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from msgspec import structs
 
 from server.asks import PACKAGED, ModelChoice, PlanAsk, PrivacyAsk
 from server.city import load_city
-from server.drafts import SIMULATED_ONLY, draft, load_ask, load_basis
+from server.drafts import SIMULATED_ONLY, city_line, draft, load_ask, load_basis
 from server.home import AuthorityHome
 from server.plan_files import PlanState, list_plans, load_published, publish, sign
 from server.roster import admit, remove
@@ -32,6 +33,7 @@ from tests.command_line import Run
 from tests.deployed_city import SMALL_ASK, found, now
 from tests.fixtures.tiny_bert import write_tiny_bert
 from tests.refusals import code_of
+from tests.server.small_plan import plan_with
 
 NAMES = ("environment", "health", "police", "transport")
 
@@ -123,6 +125,19 @@ def test_every_key_that_is_left_out_belongs_to_the_simulation() -> None:
     from simulation.scenario import Scenario
 
     assert set(SIMULATED_ONLY) | set(PlanAsk.__struct_fields__) == set(Scenario.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("unit", "who"),
+    [
+        ("record", "Somebody with one record in each of the 3 departments pays"),
+        ("person", "A person who is in the data of each of the 3 departments pays"),
+    ],
+)
+def test_a_plan_says_whom_its_city_wide_figure_is_about(unit: Literal["record", "person"], who: str) -> None:
+    plan = plan_with(dict.fromkeys(("a", "b", "c"), 1 / 3))
+    line = city_line(structs.replace(plan, privacy=structs.replace(plan.privacy, unit=unit)))
+    assert line.startswith(f"{who} at most epsilon ")
 
 
 # --- drafts ------------------------------------------------------------------------------------------------

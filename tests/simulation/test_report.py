@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -131,6 +132,26 @@ PROMISES = (
     "not a probability",
     "public size",
 )
+
+
+@pytest.mark.parametrize(
+    ("unit", "who"),
+    [
+        ("record", "somebody with one record in each of the 4 departments"),
+        ("person", "a person who is in the data of each of the 4 departments"),
+        ("device", "somebody with one device in the data of each of the 4 departments"),
+    ],
+)
+def test_p3_the_city_wide_worst_case_names_the_unit_of_the_plan(
+    tmp_path: Path, unit: Literal["record", "person", "device"], who: str
+) -> None:
+    each = msgspec.structs.replace(privacy(), unit=unit)
+    summary = msgspec.structs.replace(full_summary(), privacy=dict.fromkeys(DEPARTMENTS, each))
+    card = model_card(summary, model_file="model.safetensors", model_sha256="ab", plan_digest="cd")
+    for text in (*written(tmp_path, summary, rows()), card):
+        (sentence,) = re.findall(r"City-wide worst case[^<\n]*", text)
+        assert who in sentence
+        assert [word for word in ("record", "person", "device") if word in sentence] == [unit]
 
 
 def shared_summary() -> RunSummary:
