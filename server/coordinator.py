@@ -163,7 +163,8 @@ class Coordinator:
             total = guarded(collector.unmask)
             survivors = tuple(collector.survivors)
             metrics = noised_metrics(total[self.plan.layout.size :], self.plan, survivors)
-            optimizer, moved = self._optimizer.step(model, take_mean(total, self.plan, survivors))
+            with np.errstate(over="ignore", invalid="ignore"):  # told by name below
+                optimizer, moved = self._optimizer.step(model, take_mean(total, self.plan, survivors))
             if not np.isfinite(moved).all():
                 raise RoundAbortedError("model-not-finite", f"Round {number}: the new model holds NaN or infinity.")
             self._optimizer = optimizer

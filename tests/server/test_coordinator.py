@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
+from clients.department import Department
 from clients.records import StepAnswered
 from clients.training.noise import RandomSource, UnsafeSeededSource
 from clients.training.train import settings_of, train_round
 from server.config import Timeouts
+from server.plans import sign_plan
 from server.records import Countersigned, DepartmentMissing, RoundDone, RoundFailed, RunEnded
-from shared.codec import decode, sha256
+from shared.codec import decode, encode, sha256
+from shared.crypto.stream import RING_DTYPE
 from shared.errors import ProtocolError, RoundAbortedError
-from shared.identity import DepartmentId, open_signed
+from shared.identity import DepartmentId, open_signed, sign_record
 from shared.journal import EntryKind, Journal
-from shared.messages import HeadReceipt, Receipt, Reveal, RevealRequest, decode_request
+from shared.messages import (
+    HeadReceipt,
+    MaskedUpdate,
+    Receipt,
+    Reveal,
+    RevealRequest,
+    UpdateRequest,
+    decode_request,
+)
 from shared.parameters import Vector
+from shared.secagg.masking import vector_hash
+from shared.secagg.receipts import RECEIPT_LABEL
 from shared.secagg.ring import fraction_bits, project
 from simulation.network import STEP_OF, Fault, InMemoryTransport
 from tests.city import FOUR, City, open_city, permit, small_scenario
+from tests.clients.participant_city import approved_plan
 from tests.eavesdropper import Eavesdropper
 
 T = TypeVar("T")
@@ -212,6 +228,42 @@ def test_an_aborted_round_uses_a_spare_attempt_and_the_run_goes_on(tmp_path: Pat
         assert city.watcher.failures == [(1, "below-threshold")]
         assert [item.round for item in result.rounds] == [2, 3]
         assert [item.survivors for item in result.rounds] == [THREE, THREE]
+
+
+def too_far(department: Department, handle: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """A department that lies in round 1: it adds to its masked update what no training makes, and signs that."""
+
+    def answer(raw: bytes) -> bytes:
+        reply, asked = handle(raw), decode_request(raw)
+        if not isinstance(asked, UpdateRequest) or asked.round > 1:
+            return reply
+        update = decode(reply, MaskedUpdate)
+        words = np.frombuffer(update.words, RING_DTYPE) + np.uint32(2**29)
+        digest = vector_hash()
+        digest.update(words)
+        receipt = replace(decode(update.receipt.body, Receipt), vector_digest=digest.digest())
+        signed = sign_record(department.identity, RECEIPT_LABEL, receipt)
+        return encode(replace(update, words=words.data.cast("B"), receipt=signed))
+
+    return answer
+
+
+def test_a_step_beyond_float32_ends_the_attempt_and_the_run_goes_on_from_the_model_before(tmp_path: Path) -> None:
+    """Weights so small that a sum divided by them is too large: valid numbers, and one department that uses them."""
+    with open_city(tmp_path) as city:
+        terms = {name: replace(item, weight=1e-37) for name, item in city.world.plan.datasets.items()}
+        server = replace(city.world.plan.server_optimizer, learning_rate=1e3)
+        changes = {"datasets": terms, "server_optimizer": server}
+        approved_plan(city, **changes)
+        plan = replace(city.world.plan, **changes)
+        world = dataclasses.replace(city.world, plan=plan, signed_plan=sign_plan(plan, city.world.authority))
+        liar = DepartmentId(HEALTH)
+        peers = city.peers | {liar: too_far(world.departments[liar], city.peers[liar])}
+        coordinator = dataclasses.replace(city, world=world).coordinator(InMemoryTransport(peers))
+        result = coordinator.run(city.basis.initial)
+        assert city.watcher.failures == [(1, "model-not-finite")]
+        assert [item.round for item in result.rounds] == [2, 3]
+        assert np.isfinite(result.model).all()
 
 
 def test_a_model_that_is_not_the_plans_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
