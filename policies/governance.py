@@ -105,10 +105,11 @@ def bound_columns_allowed(policy: Policy, facts: Facts) -> Finding:
 
 
 def plan_columns_allowed(policy: Policy, facts: Facts) -> Finding:
-    """R07 for a plan: it learns from allowed features and the allowed label, never from an identifier."""
+    """R07 for a plan: it learns from allowed features and the allowed label, among which is no identifier."""
     if facts.plan is None:
         return missing("R07", "steward", "a plan")
     task, columns = facts.plan.task, policy.columns
+    # Decides nothing, as no identifier is an allowed feature or label; it says what is wrong with one.
     identifiers = [name for name in (*task.features, task.label) if name in columns.identifiers]
     return conclude(
         "R07",
