@@ -70,6 +70,7 @@ class Line:
         alive: says whether the other side is still there.
         received: bytes that came up on it so far.
         sending: something goes down on it that the other side may not take, so that its thread hears nothing but a cut.
+        ended: the switchboard has cut it; what its thread meets then is no reason of its own.
     """
 
     cut: Callable[[], object]
@@ -77,6 +78,12 @@ class Line:
     started: float = 0.0
     received: int = 0
     sending: bool = True
+    ended: bool = False
+
+    def end(self) -> None:
+        """Cut the call."""
+        self.ended = True
+        self.cut()
 
 
 @dataclass
@@ -219,7 +226,7 @@ class Switchboard:
                 late = [line for line in (desk.up, desk.down) if line and (line is desk.up or line.sending)]
                 desk.question = None
                 for line in late:
-                    line.cut()
+                    line.end()
 
     def _cut_slow(self) -> None:
         """End uploads below the slowest rate; the department may begin again."""
@@ -231,7 +238,7 @@ class Switchboard:
                 if line and self._session.limits.late(line.received, self._clock() - line.started):
                     desk.up, desk.refused = None, "upload-too-slow"
                     _LOG.warning("the update channel refused %s: %s", name, desk.refused)
-                    line.cut()
+                    line.end()
 
     # --- for one call of one department --------------------------------------------------------------------
 
@@ -250,7 +257,7 @@ class Switchboard:
             desk = self._desk(name)
             older, desk.down, desk.last_sign = desk.down, line, self._now()
             if older is not None and older.sending:
-                older.cut()
+                older.end()
             self._changed.notify_all()
         try:
             yield iter(()) if over else self._questions(desk, ticket, line)
@@ -306,7 +313,7 @@ class Switchboard:
             older, desk.up = desk.up, line
             line.started, desk.last_sign = self._clock(), self._now()
             if older is not None:
-                older.cut()
+                older.end()
             return desk.question
 
     def progress(self, name: DepartmentId, line: Line, received: int) -> None:

@@ -150,7 +150,8 @@ class UpdateChannel:
                 question = self._board.answering(name, ticket, line)
                 self._board.answered(name, question, self._receive(name, question, line, incoming))
             except CityFedError as error:
-                if context.is_active():  # a call that was cut ends like one that stops midway; why is written down
+                # A call that was cut ends like one that stops midway, before gRPC says so; why is written down already.
+                if context.is_active() and not line.ended:
                     self._board.refuse(name, error.code)
                 raise
             finally:

@@ -118,6 +118,7 @@ def test_an_upload_is_cut_once_the_clock_says_that_it_is_too_slow(board: Switchb
             clock.at = 30.0  # 20 s of grace and 10 bytes a second: 100 bytes are due
             assert slow.cut.wait(20)
             assert board.status()[HEALTH].refused == "upload-too-slow"
+            assert [lines[name].ended for name in (HEALTH, POLICE)] == [True, False]
             again = board.answering(HEALTH, ticket, Call().line())
             assert again is question
             board.answered(HEALTH, again, memoryview(b"reply"))
