@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import grpc
 import msgspec
 import pytest
 
-from clients.shelf import ROSTER_FILE, Shelf, fetch_plans, fetch_released, fetch_roster, open_shelf
+from clients.shelf import ROSTER_FILE, fetch_plans, fetch_released, fetch_roster, open_shelf
 from server.city import load_plan_key, load_roster_key, load_server_tls
 from server.mutual_tls import Door, shown
 from server.plans import sign_plan
@@ -22,7 +23,7 @@ from shared.codec import decode, encode
 from shared.errors import CityFedError
 from shared.identity import MAX_SIGNED_BYTES, DepartmentId, IdentityKey, sign_record
 from shared.plan import Plan
-from shared.shelf import FETCH, ITEM_KEY, LIST, SERVICE, Item, Listing
+from shared.shelf import FETCH, ITEM_KEY, LIST, MODEL_FILES, SERVICE, Item, Kind, Listing
 from tests.deployed_city import DeployedCity, found, join, now
 from tests.refusals import code_of
 from tests.server.small_plan import plan_with
@@ -189,7 +190,9 @@ def test_a_plan_that_another_key_signed_or_another_plan_is_not_installed(crooked
     assert code_of(lambda: fetch_plans(crooked.config, DIGEST, now=now())) == "signature-invalid"
     crooked.say(Item(kind="plan", name="ab" * 32), signed_plan(crooked))
     assert code_of(lambda: fetch_plans(crooked.config, "ab" * 32, now=now())) == "plan-changed"
+    asked = len(crooked.asked)
     assert code_of(lambda: fetch_plans(crooked.config, "cd" * 32, now=now())) == "not-on-shelf"
+    assert crooked.asked[asked:] == [None]  # what is not listed is not asked for, whatever was typed
     assert plans_of(crooked) == []
 
 
@@ -243,9 +246,32 @@ def test_a_model_of_a_run_that_nobody_here_knows_is_not_even_downloaded(crooked:
     assert set(crooked.asked) == {None}
 
 
-def test_a_model_longer_than_its_plan_says_is_not_downloaded(crooked: Crooked, tmp_path: Path) -> None:
-    item = Item(kind="model", name="ab" * 32)
-    crooked.answers[item] = announced(length=4097)
-    with open_shelf(crooked.config, now=now()) as shelf:
-        assert isinstance(shelf, Shelf)
-        assert code_of(lambda: shelf.fetch(item, tmp_path / "model", max_bytes=4096)) == "transfer-too-large"
+@pytest.mark.parametrize("kind", MODEL_FILES)
+def test_no_file_of_a_model_is_downloaded_that_is_longer_than_its_plan_says(crooked: Crooked, kind: Kind) -> None:
+    run = PLAN.run_id().hex()
+    crooked.list_plans(DIGEST)
+    crooked.say(Item(kind="plan", name=DIGEST), signed_plan(crooked))
+    fetch_plans(crooked.config, now=now())
+    crooked.say(None, encode(Listing(roster=True, plans=(), models=(run,))))
+    for other in MODEL_FILES:
+        crooked.say(Item(kind=other, name=run), b"short")
+    most = (1 << 20) + (4 * PLAN.layout.size if kind == "model" else 0)
+    for length, code in ((most, "transfer-unfinished"), (most + 1, "transfer-too-large")):
+        crooked.answers[Item(kind=kind, name=run)] = announced(length=length)
+        assert code_of(lambda: fetch_released(crooked.config, run, now=now())) == code
+
+
+def test_a_refused_transfer_is_broken_off_long_before_its_deadline(crooked: Crooked, tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def endless(_nothing: object, context: grpc.ServicerContext) -> Iterator[bytes]:
+        context.add_callback(over.set)
+        yield b"rubbish"
+        over.wait(60)
+
+    crooked.serve = endless  # type: ignore[method-assign]  # answers like this from now on
+    with serving(crooked), open_shelf(crooked.config, now=now()) as shelf:
+        with pytest.raises(CityFedError) as caught:
+            shelf.fetch(Item(kind="roster"), tmp_path / "roster", max_bytes=1 << 30)
+        assert over.wait(60)
+    assert caught.value.code == "message-malformed"  # kept until here, and the call with it

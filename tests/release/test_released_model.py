@@ -15,11 +15,12 @@ import pytest
 
 from clients.commands.model import predict as predict_command
 from clients.models import predict
-from clients.plans import refuse_plan
+from clients.plans import add_plan, refuse_plan
 from clients.shelf import fetch_released
 from server.audit import OWNER
-from server.city import load_city
+from server.city import load_city, load_plan_key
 from server.office import open_office
+from server.plans import sign_plan
 from server.records import ModelReleased, RoundDone, RoundFailed, RunEnded
 from server.release import write_model
 from server.released import put_on_shelf
@@ -168,6 +169,21 @@ def test_which_model_scores_is_never_guessed(finished: Finished, tmp_path: Path)
     shutil.copytree(models / run, models / (run[:8] + "f" * 56))
     assert code_of(scores) == code_of(lambda: scores(run[:8])) == "model-ambiguous"
     assert scores(run) == len(TEXTS)
+
+
+def test_a_model_on_base_weights_is_used_with_the_folder_that_the_configuration_names_or_not_at_all(
+    finished: Finished, tmp_path: Path
+) -> None:
+    spec = msgspec.structs.replace(finished.plan.model, architecture="minilm")
+    plan = msgspec.structs.replace(finished.plan, model=spec)
+    add_plan(finished.config, sign_plan(plan, load_plan_key(finished.city.authority)))
+    finished.sign_again(run=plan.run_id(), plan_digest=plan.digest())
+    shutil.copytree(finished.out, finished.config.parent / "models" / plan.run_id().hex())
+    lines = tmp_path / "new.txt"
+    lines.write_text("\n".join(TEXTS) + "\n")
+    assert code_of(lambda: predicted(finished, lines)) == "weights-missing"
+    finished.city.edit_config("police", weights="weights")
+    assert code_of(lambda: predicted(finished, lines)) == "base-weights-missing"
 
 
 def test_a_table_whose_text_no_binding_names_is_scored_by_the_columns_that_are_given(

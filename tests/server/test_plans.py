@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from server.asks import ModelBasis, PlanAsk, PrivacyAsk, draft_plan
+from server.asks import ModelBasis, PlanAsk, PrivacyAsk, calibrate, draft_plan
 from server.plans import calibrated_privacy, declare_extras, extras_noise, sign_plan
 from shared.errors import ProtocolError
 from shared.identity import DepartmentId, IdentityKey, Roster
 from shared.package import package_digest
 from shared.parameters import model_hash
-from shared.plan import LocalOptimizer, ModelSpec, Plan, accept_plan
+from shared.plan import AggregationParams, LocalOptimizer, ModelSpec, Plan, accept_plan
 from shared.privacy.accountant import MechanismEvent, epsilon, event_of
 from shared.privacy.extras import KNOWN, clamp_and_scale
 from shared.privacy.plan import PrivacyBudget
@@ -86,6 +86,13 @@ def test_p3_the_noise_is_calibrated_over_all_rounds_and_spare_attempts() -> None
     assert (privacy.budget, privacy.sample_rate, privacy.steps, privacy.max_grad_norm) == (budget, 0.2, 3, 0.5)
     assert 0.95 * budget.epsilon < epsilon([event_of(privacy, 4)], budget.delta) <= budget.epsilon
     assert epsilon([event_of(privacy, 5)], budget.delta) > budget.epsilon
+
+
+def test_p3_the_shares_of_the_noise_follow_from_the_numbers_of_the_encrypted_sum() -> None:
+    sum_of_seven = AggregationParams(threshold=5, min_contributors=6, max_colluders=2, bound=16.0)
+    for mechanism, shares in (("shared-noise", 4), ("poisson-dpsgd", 1)):
+        ask = msgspec.structs.replace(ASK.privacy, mechanism=mechanism)
+        assert calibrate(ask, attempts=4, aggregation=sum_of_seven).noise_shares == shares
 
 
 def test_p3_extras_take_their_share_and_the_noise_of_training_makes_room_for_them() -> None:

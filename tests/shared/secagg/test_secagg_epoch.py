@@ -104,12 +104,22 @@ def test_the_own_advert_must_be_the_one_that_was_sent(city: Any, advertised: Any
     assert code_of(lambda: states["police"].receive(swapped)) == "own-advert-changed"
 
 
-def test_two_departments_with_one_hpke_key_are_refused(city: Any, advertised: Any) -> None:
+def test_two_departments_with_one_hpke_key_are_refused_on_both_sides(city: Any, advertised: Any) -> None:
     states, request = advertised
     key = msgspec.msgpack.decode(request.adverts["parks"].body, type=KeyAdvert).hpke_key
     bent = city.resign("health", ADVERT_LABEL, request.adverts["health"], KeyAdvert, hpke_key=key)
     swapped = msgspec.structs.replace(request, adverts=request.adverts | {"health": bent})
     assert code_of(lambda: states["police"].receive(swapped)) == "key-repeated"
+    collector = EpochCollector(request.run, 1, city.names, city.roster)
+    for name, signed in swapped.adverts.items():
+        collector.receive_advert(name, AdvertReply(advert=signed))
+    assert code_of(collector.seal_requests) == "key-repeated"
+
+
+def test_a_peer_may_have_seen_the_newest_head_of_the_own_ledger(city: Any, advertised: Any) -> None:
+    states, request = advertised
+    seen = city.resign("health", ADVERT_LABEL, request.adverts["health"], KeyAdvert, heads_seen={"police": 0})
+    states["police"].receive(msgspec.structs.replace(request, adverts=request.adverts | {"health": seen}))
 
 
 def test_adverts_of_another_cohort_run_or_epoch_are_refused(advertised: Any) -> None:
@@ -133,6 +143,10 @@ def test_a_state_is_used_once(city: Any, advertised: Any) -> None:
         lambda: states["police"].receive(request),
         lambda: state.receive(seals),
         lambda: ready.begin(city.terms(ready.epoch_id, round_number=2)),
+        # And before it looks at what it is asked: a used state seals and signs nothing.
+        lambda: states["police"].receive(msgspec.structs.replace(request, epoch=2)),
+        lambda: state.receive({}),
+        lambda: ready.begin(city.terms(b"x" * 32, round_number=2)),
     ]
     for again in attempts:
         with pytest.raises(RuntimeError, match="used already"):

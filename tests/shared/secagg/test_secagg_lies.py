@@ -82,7 +82,8 @@ def test_two_survivor_lists_are_never_confirmed(partial: Any) -> None:
     confirmed, _ = partial.masked["health"].confirm(request)
     assert not hasattr(confirmed, "confirm")
     other = replace(request, survivors=("environment", "health", "parks", "police"))
-    for again in (request, other):
+    foreign = replace(request, sid=b"x" * 32)  # a used state does not even look at it, and signs nothing
+    for again in (request, other, foreign):
         with pytest.raises(RuntimeError, match="used already"):
             partial.masked["health"].confirm(again)
 

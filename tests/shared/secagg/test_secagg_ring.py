@@ -42,7 +42,7 @@ def test_the_known_trap_of_a_bound_just_below_two_is_avoided() -> None:
     assert fraction_bits(4, float(np.float32(1.9999999985))) == 27
 
 
-@pytest.mark.parametrize("bound", [0.0, -1.0, math.inf, math.nan, 0.1, 1e30, 2.0**-90])
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.inf, math.nan, 0.1, 1e30, 2.0**31, 2.0**-90])
 def test_fraction_bits_refuses_other_bounds(bound: float) -> None:
     with pytest.raises(ValueError):
         fraction_bits(4, bound)

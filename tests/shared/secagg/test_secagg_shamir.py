@@ -46,7 +46,7 @@ def test_coefficients_come_from_the_entropy_source() -> None:
 
 @pytest.mark.parametrize(
     ("secret", "threshold", "xs"),
-    [(PRIME, 1, [1]), (-1, 1, [1]), (1, 0, [1]), (1, 3, [1, 2]), (1, 1, [0]), (1, 2, [1, 1])],
+    [(PRIME, 1, [1]), (-1, 1, [1]), (1, 0, [1]), (1, 3, [1, 2]), (1, 1, [0]), (1, 1, [PRIME]), (1, 2, [1, 1])],
 )
 def test_splitting_refuses_bad_arguments(secret: int, threshold: int, xs: list[int]) -> None:
     with pytest.raises(ValueError):

@@ -5,6 +5,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from shared.codec import encode, sha256
 from shared.errors import ProtocolError
 from shared.identity import MAX_DEPARTMENTS
 from shared.parameters import Layout, TensorSpec
@@ -63,6 +64,7 @@ def test_terms_follow_from_the_plan() -> None:
     made = terms(plan())
     assert (made.run, made.plan_digest) == (plan().run_id(), plan().digest())
     assert (made.dimension, made.threshold, made.min_contributors, made.max_colluders) == (6, 3, 3, 1)
+    assert made.privacy_digest == sha256(b"privacy", encode(plan().privacy))
     assert made.bound == float(np.float32(0.1))
     assert made.point("health") == 2
     assert made.points() == (1, 2, 3, 4)
@@ -126,12 +128,16 @@ def test_every_field_enters_the_session_id() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"run": b"short"},
+        *(
+            {field: bytes(31)}
+            for field in ("run", "plan_digest", "epoch_id", "model_hash", "layout_digest", "privacy_digest")
+        ),
         {"participants": ("police", "health", "environment")},
         {"round": 0},
         {"dimension": 0},
         {"threshold": 1},
         {"threshold": 2},
+        {"threshold": 2, "max_colluders": 0},
         {"min_contributors": 2},
         {"min_contributors": 5},
         {"max_colluders": 2},
@@ -145,6 +151,15 @@ def test_every_field_enters_the_session_id() -> None:
 def test_terms_keep_their_invariants(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         msgspec.structs.replace(terms(plan()), **changes)
+
+
+def test_the_smallest_numbers_of_a_sum_that_the_protocol_allows_are_no_smaller() -> None:
+    three = terms(plan(), participants=COHORT[:3])
+    two_of_three = msgspec.structs.replace(three, threshold=2, min_contributors=2, max_colluders=0)
+    assert two_of_three.check_survivors(COHORT[:2]) == COHORT[:2]
+    for changes in ({"threshold": 1}, {"max_colluders": 1}, {"min_contributors": 1}):
+        with pytest.raises(ValueError):
+            msgspec.structs.replace(two_of_three, **changes)
 
 
 @pytest.mark.parametrize(
