@@ -55,6 +55,13 @@ def over_the_cap(city: City) -> OpenEpoch:
     return approved_plan(city, rounds=30, spare_attempts=0)
 
 
+def with_epsilon(city: City, epsilon: float) -> OpenEpoch:
+    """A plan that says another epsilon and costs the same."""
+    privacy = city.world.plan.privacy
+    budget = msgspec.structs.replace(privacy.budget, epsilon=epsilon)
+    return approved_plan(city, privacy=msgspec.structs.replace(privacy, budget=budget))
+
+
 OFFERS: Mapping[str, tuple[Offer, str]] = {
     "plan signed by somebody else": (
         lambda city: offer(city, plan=sign_plan(city.world.plan, IdentityKey.generate())),
@@ -91,6 +98,10 @@ OFFERS: Mapping[str, tuple[Offer, str]] = {
     ),
     "plan with more rounds than allowed": (
         lambda city: approved_plan(city, rounds=10_000, spare_attempts=0),
+        "policy-refused",
+    ),
+    "plan that states a greater epsilon than the policy allows a run": (
+        lambda city: with_epsilon(city, 2 * city.world.plan.privacy.budget.epsilon),
         "policy-refused",
     ),
     "plan over the budget": (over_the_cap, "budget-run"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import shutil
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
@@ -116,6 +117,11 @@ def _stop(city: City) -> None:
     city.world.participants[POLICE].department.stop_file.touch(mode=0o600)
 
 
+def _let_the_plan_expire(city: City) -> None:
+    later = now() + dt.timedelta(days=60)
+    city.world.participants[POLICE]._clock = lambda: later
+
+
 def _renew_roster(city: City) -> None:
     """A newer roster, verified and taken over at the command line."""
     newer = msgspec.structs.replace(city.world.roster, serial=2)
@@ -127,6 +133,7 @@ MEANWHILE = {
     "policy-changed": _change_policy,
     "policy-refused: R10": _say_no,
     "policy-refused: R23": _stop,
+    "policy-refused: R19": _let_the_plan_expire,
     "roster-replaced": _renew_roster,
 }
 

@@ -27,6 +27,7 @@ from policies.load import (
 )
 from policies.policy import Policy
 from policies.rules import RULES
+from shared.codec import sha256
 from shared.errors import ConfigError
 from shared.identity import IdentityKey, fingerprint
 from shared.privacy.accountant import MechanismEvent, calibrate_noise, filter_epsilon
@@ -71,6 +72,7 @@ def test_p4_a_signature_made_for_a_plan_does_not_sign_a_policy(policy_text: str,
 
 
 def test_a_changed_comment_is_another_policy(policy_text: str) -> None:
+    assert policy_digest(policy_text.encode()) == sha256(b"policy", policy_text.encode())
     assert policy_digest(policy_text.encode()) != policy_digest(f"{policy_text}# note\n".encode())
 
 
@@ -209,6 +211,11 @@ def test_a_huge_file_is_refused_before_it_is_parsed() -> None:
     assert caught.value.code == "policy-too-large"
 
 
+def test_the_largest_file_is_parsed(policy_text: str) -> None:
+    text = policy_text.encode()
+    parse_policy(text + b"#" * (MAX_POLICY_BYTES - len(text)), "policy.toml")
+
+
 def test_the_four_departments_have_complete_examples() -> None:
     assert department_names() == ("environment", "health", "police", "transport")
     for name in department_names():
@@ -240,10 +247,19 @@ def test_completing_twice_is_refused(policy_text: str) -> None:
     assert caught.value.code == "toml-syntax"
 
 
-@pytest.mark.parametrize("name", sorted(PINS))
-def test_completing_with_a_malformed_value_is_the_callers_mistake(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*((name, 'x"\nversion = 2') for name in PINS), ("contract_hash", "a" * 63), ("contract_hash", "a" * 65)],
+)
+def test_completing_with_a_malformed_value_is_the_callers_mistake(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=r"hex digits|lower-case letter"):
-        complete(template("deny-all"), **{**PINS, name: 'x"\nversion = 2'})
+        complete(template("deny-all"), **{**PINS, name: value})
+
+
+def test_a_contract_hash_may_have_every_digit() -> None:
+    digits = "0123456789abcdef" * 4
+    text = complete(template("deny-all"), **{**PINS, "contract_hash": digits})
+    assert parse_policy(text.encode(), "policy.toml").contract_hash == digits
 
 
 def test_completing_changes_nothing_else() -> None:

@@ -246,6 +246,7 @@ def test_p4_a_model_from_the_shelf_is_judged_as_one_from_a_folder(finished: Fini
 
 def test_p5_a_release_is_in_the_offices_journal_with_whom_it_is_for(finished: Finished) -> None:
     signed = release(finished, finished.audit("police"), approved_by="head of office")
+    assert (len(signed.audits), signed.approved_by) == (1, "head of office")
     with open_office(finished.city.authority) as office:
         note = decode(list(office.journal.entries(EntryKind.MODEL_RELEASED))[-1].body, ModelReleased)
     assert (note.run, note.file_sha256) == (signed.run, signed.file_sha256)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from server.audit import OWNER, department_receipts, ends_of_runs
-from server.ends import note_ends_if_free
+from server.ends import note_ends_if_free, note_ends_now
 from server.grid import GridCarrier
 from server.home import AuthorityHome
 from server.records import EpochReady, RoundDone, RoundFailed, RunEnded, RunOpened, RunResumed
@@ -189,8 +189,8 @@ def test_an_end_says_how_many_rounds_had_been_finished(home: AuthorityHome) -> N
         RoundDone(run=run, round=number, sid=bytes(32), survivors=(), model_hash=bytes(32), receipts={})
         for run, number in ((RUN, 1), (RUN, 2), (RUN, 2), (RUN, 3), (OTHER, 4))
     ]
-    lost = RoundFailed(run=RUN, round=3, code="below-threshold", message="")
-    write(home, *((EntryKind.ROUND, item) for item in done), (EntryKind.FAILED, lost))
+    lost = [RoundFailed(run=run, round=at, code="below-threshold", message="") for run, at in ((RUN, 3), (OTHER, 2))]
+    write(home, *((EntryKind.ROUND, item) for item in done), *((EntryKind.FAILED, item) for item in lost))
     stop_run(home, folder.path.name)
     assert [item.rounds for item in entries_of_end(home)] == [2]
 
@@ -216,6 +216,13 @@ def test_p3_a_run_that_a_process_conducts_is_open_whatever_its_status_says(home:
         assert not ended(home)
     look(home)
     assert ended(home)
+
+
+def test_p3_a_run_that_waits_for_its_next_process_is_open_while_another_run_writes_ends(home: AuthorityHome) -> None:
+    folder = begun_run(home)
+    assert folder.status().goes_on
+    conducted(home, interrupted(home), "spool-unusable")
+    assert not ended(home)
 
 
 def test_p3_a_run_whose_folder_is_gone_could_be_submitted_again_and_is_open(home: AuthorityHome) -> None:
@@ -270,6 +277,33 @@ def test_what_cannot_be_written_now_is_written_later(home: AuthorityHome, caplog
     assert not ended(home)
     assert [item.args for item in caplog.records if "run is over" in item.msg] == [("journal-locked",)] * 2
     look(home)
+    assert ended(home)
+
+
+def test_a_disk_that_cannot_be_read_now_holds_up_nobody(home: AuthorityHome, caplog: pytest.LogCaptureFixture) -> None:
+    folder = begun_run(home)
+    folder.stop.touch()
+    status = folder.path / "status.json"
+    content = status.read_bytes()
+    status.unlink()
+    status.mkdir()
+    note_ends_if_free(home)
+    assert [item.args for item in caplog.records if "run is over" in item.msg] == [("IsADirectoryError",)]
+    status.rmdir()
+    status.write_bytes(content)
+    note_ends_if_free(home)
+    assert ended(home)
+
+
+def test_whoever_writes_ends_is_told_whether_the_journal_knows_of_all(home: AuthorityHome) -> None:
+    assert note_ends_now(home), "no run has begun"
+    folder = begun_run(home)
+    folder.stop.touch()
+    other = interrupted(home)
+    assert not note_ends_now(home)
+    assert not ended(home)
+    other.withdraw()
+    assert note_ends_now(home)
     assert ended(home)
 
 
