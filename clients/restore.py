@@ -9,14 +9,16 @@ is not missed here; whose journal others saw further stops at its next run.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from clients.backup import FILES, JOURNAL, Backup, key_files, read_backup
+from clients.backup import FILES, Backup, key_files, read_backup
 from clients.binding import Declaration, load_declaration
-from clients.config import ClientConfig, load_config, load_policy, load_trust, read_file, read_signed
+from clients.config import ClientConfig, load_config, load_policy, load_trust, read_signed
 from clients.department import charge_of
 from clients.enrol import CONFIG_FILE
 from clients.plans import plan_of_run
@@ -27,10 +29,11 @@ from shared.codec import Record, decode
 from shared.errors import ConfigError, JournalError
 from shared.identity import DepartmentId
 from shared.journal import EntryKind, Head, Journal
+from shared.journal_file import lock, logs_beside
 from shared.keystore import load_identity
 from shared.messages import KeyAdvert
 from shared.privacy.ledger import PlanCharge, PrivacyLedger
-from shared.private_files import make_private_folder, replace_private_file
+from shared.private_files import make_private_folder, replace_private_file, sync_file
 from shared.roster import KeyState, key_states, open_roster
 
 CLOCKS_APART: Final = dt.timedelta(days=1)
@@ -77,8 +80,11 @@ def restore_home(
             :func:`clients.backup.read_backup`; a file is not in order.
         ContractError: the declaration is not in order.
         ProtocolError: a plan of the backup, or a roster, does not verify.
-        JournalError: the copy does not verify; ``journal-receipt-mismatch`` if it is not the journal that others saw.
+        JournalError: ``journal-locked`` while a node or another restoration is at work on the journal;
+            ``journal-unwritable``; the copy does not verify; ``journal-receipt-mismatch`` if it is not the journal that
+            others saw.
         SetupError: ``home-not-writable``.
+        OSError: when the disk is full.
 
     Guarantees:
         As long as one of the receipts names every run that this department took part in, each of them counts in full
@@ -86,39 +92,48 @@ def restore_home(
         closes the ledger. The journal gets its name only when all that is written.
     """
     found = read_backup(backup)
-    config = _prepare(home, backup, found)
-    lines = [line for path in receipts for line in read_receipt_lines(path) if line.owner == config.department]
-    newest = max((line.sequence for line in lines), default=0)
-    if newest > found.sequence + MOST_LOST:
-        raise ConfigError("receipts-implausible", f"The receipts name entry {newest}; the backup has {found.sequence}.")
-    target = home / config.journal
-    working = target.with_name(f"{target.name}.restoring")
-    for left in home.glob(f"{working.name}*"):  # of an attempt that was cut off, with what the database keeps beside it
-        left.unlink()
-    with placed_files(home, backup, found.files, journal=target):
-        replace_private_file(working, read_file(backup / JOURNAL))
-        with Journal.open(working, owner=config.department) as journal:
-            head, keys = journal.head, _own_keys(home, backup, config, journal, rosters)
-            for line in lines:
-                if line.label or line.digest or line.run:  # a bare position charges nothing
-                    verify_line(line, keys)
-            journal.check_receipts(_known(lines, journal))
-            ledger = PrivacyLedger(journal, lambda: now)
-            charged, closed = _charge(home / CONFIG_FILE, ledger, lines, head, found.made_at)
-            while head.sequence < newest and journal.head.sequence <= newest:
-                lost = JournalRestored(sequence=head.sequence, newest=newest)
-                journal.append(EntryKind.REGAINED, lost, now=now)
-        replace_private_file(home / config.stop_file, b"")
-        working.with_name(f"{working.name}.lock").unlink()
-        working.replace(target)
+    make_private_folder(home)
+    with _held_journal(home, backup):
+        config = _prepare(home, backup, found)
+        lines = [line for path in receipts for line in read_receipt_lines(path) if line.owner == config.department]
+        newest = max((line.sequence for line in lines), default=0)
+        if newest > found.sequence + MOST_LOST:
+            raise ConfigError(
+                "receipts-implausible", f"The receipts name entry {newest}; the backup has {found.sequence}."
+            )
+        with placed_files(home, backup, found.files, journal=home / config.journal) as working:
+            with Journal.open(working, owner=config.department) as journal:
+                head, keys = journal.head, _own_keys(home, backup, config, journal, rosters)
+                for line in lines:
+                    if line.label or line.digest or line.run:  # a bare position charges nothing
+                        verify_line(line, keys)
+                journal.check_receipts(_known(lines, journal))
+                ledger = PrivacyLedger(journal, lambda: now)
+                charged, closed = _charge(home / CONFIG_FILE, ledger, lines, head, found.made_at)
+                while head.sequence < newest and journal.head.sequence <= newest:
+                    lost = JournalRestored(sequence=head.sequence, newest=newest)
+                    journal.append(EntryKind.REGAINED, lost, now=now)
+            _require_whole(working)
+            replace_private_file(home / config.stop_file, b"")
+            working.replace(home / config.journal)
+            sync_file(home)
     return Restored(sequence=head.sequence, newest=newest, charged=tuple(run.hex() for run in charged), closed=closed)
+
+
+@contextlib.contextmanager
+def _held_journal(home: Path, backup: Path) -> Iterator[None]:
+    """Hold the lock of the journal that a home does not have yet: no node begins one, nor does another restoration."""
+    descriptor = lock(home / _config_without_journal(home, backup).journal)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _prepare(home: Path, backup: Path, found: Backup) -> ClientConfig:
     """Refuse a home that this backup cannot become, before a file of it is put there."""
-    make_private_folder(home)
-    _config_without_journal(home, backup)  # of a home with a journal nothing is taken back
-    take_back(home)  # of an attempt that was cut off
+    config = _config_without_journal(home, backup)  # of a home with a journal nothing is taken back
+    take_back(home, journal=home / config.journal)  # of an attempt that was cut off
     config = _config_without_journal(home, backup)
     if config.department != found.department:
         raise ConfigError("backup-foreign", f"{backup} is of {found.department}, {home} of {config.department}.")
@@ -129,12 +144,19 @@ def _prepare(home: Path, backup: Path, found: Backup) -> ClientConfig:
     return config
 
 
+def _require_whole(working: Path) -> None:
+    """Refuse a journal of which a part still lies in the database's log, which would be left behind."""
+    if logs_beside(working):
+        raise JournalError("journal-unwritable", f"The journal {working} cannot be written: its log was not taken in.")
+
+
 def _config_without_journal(home: Path, backup: Path) -> ClientConfig:
     """Read the configuration that counts in a home that is restored, in which there is no journal yet."""
     own = home / CONFIG_FILE
     config = load_config(own if own.exists() else backup / FILES / CONFIG_FILE)
-    if (home / config.journal).exists():
-        raise ConfigError("journal-exists", f"{home / config.journal} exists; a journal is never overwritten.")
+    journal = home / config.journal
+    if found := [path for path in (journal, *logs_beside(journal)) if path.exists()]:
+        raise ConfigError("journal-exists", f"{found[0]} exists; a journal is never overwritten.")
     return config
 
 

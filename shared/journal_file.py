@@ -137,6 +137,12 @@ def copy(connection: sqlite3.Connection, target: Path) -> None:
         copied.execute("PRAGMA journal_mode = DELETE")
 
 
+def logs_beside(path: Path) -> list[Path]:
+    """Return the logs that lie beside a journal: whoever opens a file of its name next to one takes it in."""
+    logs = [path.with_name(path.name + ending) for ending in ("-wal", "-journal")]
+    return [log for log in logs if log.exists()]
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path, code: str = "journal-unwritable", verb: str = "written") -> Iterator[None]:
     """Turn failures of the database and the operating system into one sentence.
