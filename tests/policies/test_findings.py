@@ -64,7 +64,9 @@ def test_p4_a_rule_that_lacks_something_refuses() -> None:
         (holds("x", ok=False, yes="so", no="not so"), False, "not so", "so"),
     ],
 )
-def test_a_comparison_says_what_was_found_and_what_is_allowed(check: Check, *, ok: bool, found: str, limit: str) -> None:
+def test_a_comparison_says_what_was_found_and_what_is_allowed(
+    check: Check, *, ok: bool, found: str, limit: str
+) -> None:
     assert check == Check(ok=ok, what="x", found=found, limit=limit)
 
 

@@ -15,12 +15,15 @@ from shared.tasks.features import HASHED_WORDS_SHA256
 from shared.tasks.text import Prepared, build, export_vector, load_vector, per_unit_loss, prepare
 from tests.clients.training.toy_models import (
     CASES,
+    ENGINES,
     TOKENS,
     WIDTH,
+    WORDS,
     Case,
     Tower,
     engine_sum,
     gradients_alone,
+    layer_cases,
     loss_of,
     numbers,
     set_parameters,
@@ -30,21 +33,9 @@ from tests.fixtures.tiny_bert import tiny_spec
 CPU = torch.device("cpu")
 HASHED = ModelSpec(architecture="hashed-words", base_weights_sha256=HASHED_WORDS_SHA256)
 GRID = 2.0**-GRID_BITS
-WORDS = ["help", "water", "food", "road", "bridge", "storm", "we", "need", "the", "is", "closed", "please"]
-ENGINES = (BOOKKEEPING, OPACUS)
 
 # Opacus on an embedding: token ids ask for no gradient, and its hook fires all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
-
-layer_cases = pytest.mark.parametrize(
-    ("engine", "case"),
-    [
-        pytest.param(engine, case, id=f"{engine.name}, {name}")
-        for name, case in CASES.items()
-        for engine in ENGINES
-        if engine is BOOKKEEPING or case.opacus
-    ],
-)
 
 
 @pytest.fixture(params=ENGINES, ids=lambda engine: engine.name)

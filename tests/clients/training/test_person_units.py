@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.training.clipping import Clip, micro_batches
-from clients.training.engines import BOOKKEEPING, CANDIDATES, OPACUS, Engine
+from clients.training.engines import CANDIDATES, Engine
 from clients.training.engines.fold import fold_of
 from clients.training.noise import UnsafeSeededSource
 from clients.training.preflight import choose_engine, synthetic_units
@@ -26,26 +26,23 @@ from shared.privacy.accountant import epsilon, event_of
 from shared.privacy.plan import PerformanceFlags, PrivacyBudget, PrivacyParams
 from shared.tasks.features import HASHED_WORDS_SHA256
 from shared.tasks.text import Prepared, build, initial_parameters, layout_of, per_unit_loss, pool, prepare
-from tests.clients.training.toy_models import CASES, Case, engine_sum, gradients_alone, loss_of
+from tests.clients.training.toy_models import (
+    CASES,
+    ENGINES,
+    WORDS,
+    Case,
+    engine_sum,
+    gradients_alone,
+    layer_cases,
+    loss_of,
+)
 from tests.fixtures.tiny_bert import tiny_spec
 
 CPU = torch.device("cpu")
 CLIP = 0.1
 HASHED = ModelSpec(architecture="hashed-words", base_weights_sha256=HASHED_WORDS_SHA256)
-WORDS = ["help", "water", "food", "road", "bridge", "storm", "we", "need", "the", "is", "closed", "please"]
-ENGINES = (BOOKKEEPING, OPACUS)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
-
-layer_cases = pytest.mark.parametrize(
-    ("engine", "case"),
-    [
-        pytest.param(engine, case, id=f"{engine.name}, {name}")
-        for name, case in CASES.items()
-        for engine in ENGINES
-        if engine is BOOKKEEPING or case.opacus
-    ],
-)
 
 
 def owners_of(sizes: Sequence[int]) -> NDArray[np.int64]:

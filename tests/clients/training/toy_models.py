@@ -6,17 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from clients.training.clipping import Clip, Loss, trained_parameters
-from clients.training.engines import Engine
+from clients.training.engines import BOOKKEEPING, OPACUS, Engine
 from shared.tasks.lora import LoraLinear
 from shared.tasks.text import Prepared
 
 WIDTH = 12
 TOKENS = 5
 VOCABULARY = 9
+WORDS = ["help", "water", "food", "road", "bridge", "storm", "we", "need", "the", "is", "closed", "please"]
+ENGINES = (BOOKKEEPING, OPACUS)
 
 
 def seeded(number: int) -> torch.Generator:
@@ -142,6 +145,17 @@ CASES = {
         tokens=True,
     ),
 }
+
+layer_cases = pytest.mark.parametrize(
+    ("engine", "case"),
+    [
+        pytest.param(engine, case, id=f"{engine.name}, {name}")
+        for name, case in CASES.items()
+        for engine in ENGINES
+        if engine is BOOKKEEPING or case.opacus
+    ],
+)
+"""Each case with each engine that takes it."""
 
 
 def loss_of(model: nn.Module, batch: Prepared) -> Tensor:
