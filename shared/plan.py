@@ -39,23 +39,6 @@ class TaskSpec(Record, frozen=True, kw_only=True):
             raise ValueError("`features` names at least one property, none twice, and never the `label`")
 
 
-def require_model(*, architecture: str, trainable: str, last_n: int, lora_rank: int, max_tokens: int) -> None:
-    """Refuse a model that no weights could make; whether these numbers fit the weights shows where they lie.
-
-    Raises:
-        ValueError: a trained part that the architecture does not have, a number of a part that is not trained, or a
-            text of too few or too many tokens.
-    """
-    if architecture == "hashed-words" and trainable != "head":
-        raise ValueError('`trainable` is "head" with `architecture = "hashed-words"`, which has no encoder')
-    if (trainable == "last-n") != (last_n > 0) or last_n < 0:
-        raise ValueError('`last_n` is above 0 with `trainable = "last-n"`, and 0 without')
-    if (trainable == "lora") != (lora_rank > 0) or lora_rank < 0:
-        raise ValueError('`lora_rank` is above 0 with `trainable = "lora"`, and 0 without')
-    if not 8 <= max_tokens <= 512:
-        raise ValueError("`max_tokens` lies in 8..512")
-
-
 class ModelSpec(Record, frozen=True, kw_only=True):
     """The architecture by name, its base weights by hash, and which part is trained."""
 
@@ -68,13 +51,15 @@ class ModelSpec(Record, frozen=True, kw_only=True):
     head: Literal["linear"] = "linear"
 
     def __post_init__(self) -> None:
-        require_model(
-            architecture=self.architecture,
-            trainable=self.trainable,
-            last_n=self.last_n,
-            lora_rank=self.lora_rank,
-            max_tokens=self.max_tokens,
-        )
+        # No weights could make another; whether these numbers fit the weights shows where they lie.
+        if self.architecture == "hashed-words" and self.trainable != "head":
+            raise ValueError('`trainable` is "head" with `architecture = "hashed-words"`, which has no encoder')
+        if (self.trainable == "last-n") != (self.last_n > 0) or self.last_n < 0:
+            raise ValueError('`last_n` is above 0 with `trainable = "last-n"`, and 0 without')
+        if (self.trainable == "lora") != (self.lora_rank > 0) or self.lora_rank < 0:
+            raise ValueError('`lora_rank` is above 0 with `trainable = "lora"`, and 0 without')
+        if not 8 <= self.max_tokens <= 512:
+            raise ValueError("`max_tokens` lies in 8..512")
 
 
 class LocalOptimizer(Record, frozen=True, kw_only=True):

@@ -25,13 +25,13 @@ from server.city import load_city
 from server.heads import KnownHeads
 from shared.codec import dump_json, load_json
 from shared.errors import CityFedError, ConfigError
-from shared.identity import DepartmentId, Roster, sign_record
+from shared.identity import DepartmentId, Roster
 from shared.journal import Journal
 from shared.keystore import load_identity
-from shared.messages import MaskedUpdate, Receipt
 from shared.model_file import MODEL_FILE, file_digest
 from shared.privacy.ledger import PrivacyLedger
 from tests.deployed_city import now
+from tests.empty_update import empty_update
 from tests.lost_city import POLICE, Lost, in_full, lose, spent
 
 
@@ -316,19 +316,7 @@ def heard_by_the_authority(lost: Lost, config: Path) -> str:
     identity = load_identity(config.parent / "identity.key")
     with open_journal(config) as journal:
         position = journal.head
-    receipt = Receipt(
-        sid=bytes(32),
-        department=POLICE,
-        vector_digest=bytes(32),
-        self_commitment=bytes(32),
-        pair_commitments={},
-        envelope_hashes={},
-        ledger_sequence=position.sequence,
-        ledger_head=position.digest,
-    )
-    update = MaskedUpdate(
-        sid=bytes(32), words=memoryview(b""), envelopes={}, receipt=sign_record(identity, "receipt", receipt)
-    )
+    update = empty_update(POLICE, identity, sequence=position.sequence, head=position.digest)
     roster = Roster(city="metropolis", serial=9, members={DepartmentId(POLICE): identity.public})
     with Journal.read(lost.city.authority.journal, owner=OWNER) as known:
         taken: list[str] = []

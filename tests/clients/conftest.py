@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from clients.cli import main
+from tests.city import City, open_city
 from tests.clients.plan_desk import Desk
 from tests.command_line import Run, runner
 from tests.deployed_city import DeployedCity, deploy_city, hand_out, publish_plan
@@ -15,6 +17,12 @@ from tests.deployed_city import DeployedCity, deploy_city, hand_out, publish_pla
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     return runner(main, capsys, monkeypatch)
+
+
+@pytest.fixture
+def city(tmp_path: Path) -> Iterator[City]:
+    with open_city(tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

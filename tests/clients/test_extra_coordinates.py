@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -27,13 +27,6 @@ from tests.clients.participant_city import (
     reasons,
 )
 from tests.ledger_history import history
-
-
-@pytest.fixture
-def city(tmp_path: Path) -> Iterator[City]:
-    with open_city(tmp_path) as opened:
-        yield opened
-
 
 EXTRA = ExtraSpec(
     name="train-loss-sum", unit_bound=2.0, sample_rate=1.0, noise_multiplier=500.0, max_abs=1000.0, scale=2.0**-6

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -20,7 +19,7 @@ from shared.messages import (
     OpenEpoch,
 )
 from shared.plan import HOLDERS, ReleaseTerms
-from tests.city import City, open_city
+from tests.city import City
 from tests.clients.participant_city import (
     POLICE,
     REFUSED,
@@ -29,13 +28,6 @@ from tests.clients.participant_city import (
     offer,
     reasons,
 )
-
-
-@pytest.fixture
-def city(tmp_path: Path) -> Iterator[City]:
-    with open_city(tmp_path) as opened:
-        yield opened
-
 
 Offer = Callable[[City], OpenEpoch]
 

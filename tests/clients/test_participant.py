@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,6 @@ from simulation.network import InMemoryTransport
 from tests.city import FOUR, City, open_city
 from tests.clients.participant_city import POLICE, REFUSED, UNAVAILABLE, first_round, offer, reasons
 from tests.eavesdropper import Eavesdropper
-
-
-@pytest.fixture
-def city(tmp_path: Path) -> Iterator[City]:
-    with open_city(tmp_path) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("request_bytes", [b"", b"\xc1", b"hello", encode(Refusal(status="refused")), bytes(10_000)])

@@ -30,7 +30,7 @@ from shared.parameters import vector_from_bytes, vector_to_bytes
 from shared.privacy.ledger import AttemptBurned
 from simulation.network import InMemoryTransport
 from simulation.world import World, now
-from tests.city import FOUR, City, open_city
+from tests.city import FOUR, City
 from tests.clients.participant_city import (
     POLICE,
     REFUSED,
@@ -40,12 +40,6 @@ from tests.clients.participant_city import (
     reasons,
 )
 from tests.ledger_history import history
-
-
-@pytest.fixture
-def city(tmp_path: Path) -> Iterator[City]:
-    with open_city(tmp_path) as opened:
-        yield opened
 
 
 @contextmanager

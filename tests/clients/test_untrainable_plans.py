@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,6 @@ from simulation.network import InMemoryTransport
 from tests.city import City, open_city, small_scenario
 from tests.clients.participant_city import approved_plan, reasons
 from tests.fixtures.tiny_bert import CONFIG, tiny_spec, write_tiny_bert
-
-
-@pytest.fixture
-def city(tmp_path: Path) -> Iterator[City]:
-    with open_city(tmp_path) as opened:
-        yield opened
 
 
 def run(city: City, **changes: Any) -> bytes:

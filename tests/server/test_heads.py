@@ -13,7 +13,8 @@ from server.records import Countersigned, RoundDone
 from shared.errors import ProtocolError
 from shared.identity import DepartmentId, IdentityKey, Roster, sign_record
 from shared.journal import EntryKind, Journal
-from shared.messages import HeadReceipt, MaskedUpdate, Receipt
+from shared.messages import HeadReceipt, MaskedUpdate
+from tests.empty_update import empty_update
 
 NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 POLICE = DepartmentId("police")
@@ -30,19 +31,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def update(sequence: int, head: bytes = ONE, key: IdentityKey = KEY) -> MaskedUpdate:
-    receipt = Receipt(
-        sid=bytes(32),
-        department=POLICE,
-        vector_digest=bytes(32),
-        self_commitment=bytes(32),
-        pair_commitments={},
-        envelope_hashes={},
-        ledger_sequence=sequence,
-        ledger_head=head,
-    )
-    return MaskedUpdate(
-        sid=bytes(32), words=memoryview(b""), envelopes={}, receipt=sign_record(key, "receipt", receipt)
-    )
+    return empty_update(POLICE, key, sequence=sequence, head=head)
 
 
 def close(
