@@ -125,14 +125,30 @@ def parse_toml(text: str, *, where: str, error: type[CityFedError] = ConfigError
     """Parse TOML text into plain data.
 
     Raises:
-        CityFedError: of the family ``error``, with code ``toml-syntax``.
+        CityFedError: of the family ``error``, with code ``toml-syntax``; ``toml-content`` if a text holds NUL, which an
+            escape can write and no path or name may have.
     """
     try:
-        return tomllib.loads(text)
+        tree = tomllib.loads(text)
     except RecursionError as cause:
         raise error("toml-syntax", f"{where} is not valid TOML: it is nested too deep.") from cause
     except ValueError as cause:  # tomllib's own error is one; an integer of thousands of digits is another
         raise error("toml-syntax", f"{where} is not valid TOML: {cause}.") from cause
+    if _holds_nul(tree):
+        raise error("toml-content", f"{where}: a text in it holds the character NUL; none may.")
+    return tree
+
+
+def _holds_nul(value: object) -> bool:
+    """Look for the character in whatever TOML can hold; depth is bounded by the parser."""
+    match value:
+        case str():
+            return "\0" in value
+        case list():
+            return any(map(_holds_nul, value))
+        case dict():
+            return any(_holds_nul(each) for pair in value.items() for each in pair)
+    return False
 
 
 def canonical_json(value: object) -> bytes:

@@ -25,3 +25,5 @@ def read_file(path: Path, *, made_by: str = "") -> bytes:
         raise ConfigError("file-missing", f"{path} is a folder: name the file in it.") from cause
     except OSError as cause:
         raise ConfigError("file-missing", f"{path} cannot be read: {cause.strerror}.") from cause
+    except ValueError as cause:  # NUL in a name that a file gave
+        raise ConfigError("file-missing", f"{str(path)!r} is no name that a file can have.") from cause

@@ -32,3 +32,7 @@ def test_a_folder_and_a_file_in_a_file_are_no_files(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     inside = tmp_path / "file" / "inside"
     assert sentence(inside) == f"{inside} cannot be read: Not a directory."
+
+
+def test_a_name_with_nul_in_it_is_no_name(tmp_path: Path) -> None:
+    assert sentence(tmp_path / "a\0b") == f"'{tmp_path}/a\\x00b' is no name that a file can have."
