@@ -85,10 +85,15 @@ def broken_rules(finished: Finished) -> set[str]:
 
 def with_policy(finished: Finished, old: str, new: str) -> None:
     """Let the department's policy owner sign another policy."""
-    path = finished.config.parent / "policy.toml"
+    sign_policy_anew(finished.city, "police", old, new)
+
+
+def sign_policy_anew(city: DeployedCity, name: str, old: str, new: str) -> None:
+    """Let a department's policy owner sign another policy."""
+    path = city.home(name) / "policy.toml"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    signature = sign_policy(finished.city.policy_owners["police"], path.read_bytes()).signature
+    signature = sign_policy(city.policy_owners[name], path.read_bytes()).signature
     path.with_name("policy.sig").write_bytes(signature)
-    bind_data(finished.config, now=now())
+    bind_data(city.config(name), now=now())

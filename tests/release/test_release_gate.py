@@ -24,10 +24,18 @@ from shared.messages import OpenEpoch
 from shared.plan import ReleaseTerms
 from shared.release import CARD_FILE
 from shared.roster import ROSTER_LABEL, endorse_key
-from tests.deployed_city import SMALL_ASK, deploy_with_plan, now
+from tests.deployed_city import SMALL_ASK, approve_everywhere, deploy_city, hand_out, now, publish_plan
 from tests.finished_city import attack_audit, file_run, run_published
 from tests.refusals import code_of
-from tests.release.released_city import Finished, broken_rules, not_installed, not_released, release, with_policy
+from tests.release.released_city import (
+    Finished,
+    broken_rules,
+    not_installed,
+    not_released,
+    release,
+    sign_policy_anew,
+    with_policy,
+)
 
 # --- audits ------------------------------------------------------------------------------------------------
 
@@ -152,16 +160,20 @@ def test_p4_a_department_that_wants_a_persons_approval_sees_one_or_installs_noth
     assert "head of office" in (finished.out / CARD_FILE).read_text()
 
 
-def test_p4_a_plan_that_demands_a_person_is_not_released_without_one(tmp_path: Path) -> None:
-    city, digest = deploy_with_plan(
-        tmp_path / "city", ask=msgspec.structs.replace(SMALL_ASK, release=ReleaseTerms(human_approval=True))
-    )
+def test_p4_a_plan_that_demands_a_person_and_no_audit_is_released_by_a_person_without_one(tmp_path: Path) -> None:
+    city = deploy_city(tmp_path / "city")
+    for name in city.names:
+        sign_policy_anew(city, name, "attack_audit = true", "attack_audit = false")
+    terms = ReleaseTerms(attack_audit=False, human_approval=True)
+    digest = publish_plan(city, msgspec.structs.replace(SMALL_ASK, release=terms))
+    hand_out(city, digest)
+    approve_everywhere(city, digest)
     plan = load_published(city.authority, digest)[1]
     run = file_run(city, digest, run_published(city, digest))
     (tmp_path / "out").mkdir()
     flagged = Finished(city, plan, run, tmp_path / "out")
-    assert not_released(flagged, flagged.audit()) == "approver-missing"
-    assert release(flagged, flagged.audit(), approved_by="head of office").approved_by == "head of office"
+    assert not_released(flagged) == not_released(flagged, approved_by=" ") == "approver-missing"
+    assert release(flagged, approved_by="head of office").approved_by == "head of office"
 
 
 def test_a_name_that_no_department_would_read_is_refused_before_anything_is_signed(finished: Finished) -> None:
