@@ -148,7 +148,8 @@ def _names(folder: str) -> tuple[str, ...]:
 
 def _packaged(folder: str, name: str) -> str:
     """Read one packaged TOML file by its plain name; a path is not a name."""
-    if not DEPARTMENT_NAME.fullmatch(name) or name not in _names(folder):
-        known = ", ".join(_names(folder))
-        raise ConfigError("template-unknown", f"There is no packaged policy of this name; {folder} has: {known}.")
+    known = _names(folder)
+    if name not in known:
+        said = f"There is no packaged policy of this name; {folder} has: {', '.join(known)}."
+        raise ConfigError("template-unknown", said)
     return (resources.files("policies") / folder / f"{name}.toml").read_text(encoding="utf-8")

@@ -249,7 +249,12 @@ def test_completing_twice_is_refused(policy_text: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [*((name, 'x"\nversion = 2') for name in PINS), ("contract_hash", "a" * 63), ("contract_hash", "a" * 65)],
+    [
+        *((name, 'x"\nversion = 2') for name in PINS),
+        ("contract_hash", "a" * 63),
+        ("contract_hash", "a" * 65),
+        ("contract_hash", "A" * 64),
+    ],
 )
 def test_completing_with_a_malformed_value_is_the_callers_mistake(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=r"hex digits|lower-case letter"):

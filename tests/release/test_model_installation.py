@@ -8,15 +8,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from clients.config import load_config
+from clients.config import load_config, open_journal
 from clients.models import fetch_model
 from clients.plans import refuse_plan
+from clients.records import RoundFinished
 from server.coordinator import Coordinator
 from server.plan_files import load_published
 from server.release import write_model
 from server.results import RoundResult
-from shared.codec import dump_json, load_json
+from shared.codec import decode, dump_json, encode, load_json
 from shared.identity import IdentityKey, Signed
+from shared.journal import EntryKind
+from shared.messages import ClosedRound
 from shared.model_file import MODEL_FILE
 from shared.parameters import Vector, model_hash
 from shared.plan import HOLDERS, ReleaseTerms
@@ -53,6 +56,16 @@ def test_p4_another_model_than_the_countersigned_one_is_not_installed_whoever_si
 def test_p4_a_file_that_was_not_signed_is_not_installed_though_it_holds_the_model(finished: Finished) -> None:
     finished.sign_again(file_sha256="0" * 64)
     assert not_installed(finished) == "model-changed"
+
+
+def test_what_was_countersigned_of_another_run_says_nothing_about_a_model(finished: Finished) -> None:
+    with open_journal(finished.config) as journal:
+        own = decode(list(journal.entries(EntryKind.ROUND))[-1].body, RoundFinished)
+        account = decode(own.closed.body, ClosedRound)
+        changed = Signed(body=encode(msgspec.structs.replace(account, model_hash=bytes(32))), signature=bytes(64))
+        other = msgspec.structs.replace(own, run=bytes(32), closed=changed)
+        journal.append(EntryKind.ROUND, other, now=now())
+    assert finished.fetch().countersigned
 
 
 class NeverFinal(Coordinator):
