@@ -95,6 +95,29 @@ def test_p4_whoever_was_in_every_round_knows_the_last_one_without_being_told(tmp
         assert not_installed(lied) == "model-changed"
 
 
+@pytest.mark.parametrize("absent", [1, 2])
+def test_p4_a_model_is_held_against_the_account_of_the_last_round_and_of_no_earlier_one(
+    tmp_path: Path, absent: int
+) -> None:
+    """Of two rounds the department misses one."""
+    city, digest = deploy_with_plan(tmp_path / "city")
+    stopped = city.home("police") / load_config(city.config("police")).stop_file
+
+    class Once(Coordinator):
+        def _phase(self, number: int, phase: str) -> None:
+            if (number, phase) == (absent, "update"):
+                stopped.touch()
+            elif phase == "confirm":
+                stopped.unlink(missing_ok=True)
+            super()._phase(number, phase)
+
+    result = run_published(city, digest, coordinator=Once)
+    plan, run = load_published(city.authority, digest)[1], file_run(city, digest, result)
+    missed = Finished(city, plan, run, tmp_path / "out")
+    assert release(missed, missed.audit()).contributors == ((3, 4) if absent == 1 else (4, 3))
+    assert missed.fetch().countersigned is (absent == 1)
+
+
 def test_p4_a_card_that_nobody_signed_is_not_installed(finished: Finished) -> None:
     with (finished.out / CARD_FILE).open("a") as card:
         card.write("Safe for decisions about persons.\n")

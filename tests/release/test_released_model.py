@@ -166,6 +166,8 @@ def test_which_model_scores_is_never_guessed(finished: Finished, tmp_path: Path)
     assert scores() == scores(run[:4]) == scores(run) == len(TEXTS)
     for other in ("0" * 64 if run[0] != "0" else "1" * 64, "../models", "*"):
         assert code_of(lambda other=other: scores(other)) == "model-unknown"
+    (models / f"{run}.tar").touch()  # a file is no model
+    assert scores(run) == len(TEXTS)
     shutil.copytree(models / run, models / (run[:8] + "f" * 56))
     assert code_of(scores) == code_of(lambda: scores(run[:8])) == "model-ambiguous"
     assert scores(run) == len(TEXTS)
