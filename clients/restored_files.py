@@ -84,5 +84,5 @@ def _remove(home: Path, files: Mapping[str, str]) -> None:
         path = home / name
         if path.is_file() and file_digest(path.read_bytes()) == digest:
             path.unlink()
-            with contextlib.suppress(OSError):  # a folder without a model in it would count as one
-                path.parent.rmdir()
+        with contextlib.suppress(OSError):  # a folder without a model in it would count as one
+            path.parent.rmdir()
