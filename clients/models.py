@@ -111,7 +111,7 @@ def predict(config_path: Path, file: Path, *, run: str, columns: Sequence[str], 
         now: the present time, UTC.
 
     Raises:
-        ConfigError: ``model-unknown``, ``model-ambiguous``, ``weights-missing``, ``feature-unmapped``; the
+        ConfigError: ``model-unknown``, ``model-ambiguous``, ``feature-unmapped``, ``weights-missing``; the
             configuration is not in order.
         ContractError: ``predict-unreadable``, ``column-missing``; the binding is not in order.
         ProtocolError: what was installed is not what the authority signed.
@@ -126,8 +126,6 @@ def predict(config_path: Path, file: Path, *, run: str, columns: Sequence[str], 
     table = file.suffix.lower() == ".csv"
     texts = read_table(file, columns or _bound_columns(config_path, plan)) if table else read_lines(file)
     weights = config_path.parent / config.weights if config.weights else None
-    if weights is None and plan.model.architecture == "minilm":
-        raise ConfigError("weights-missing", f"{config_path} names no folder of base weights (`weights`).")
     write_scores(texts, plan, found.vector, weights_dir=weights, out=out)
 
 

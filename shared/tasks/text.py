@@ -105,7 +105,7 @@ def build(spec: ModelSpec, weights_dir: Path | None, device: torch.device) -> nn
         device: from :func:`shared.tasks.device.resolve_device`.
 
     Raises:
-        ConfigError: ``lora-rank``, ``last-n``.
+        ConfigError: ``weights-missing``, ``lora-rank``, ``last-n``.
         ModelError: ``base-weights-mismatch``, ``base-weights-corrupt``, ``encoder-config``.
         SetupError: ``base-weights-missing``.
     """
@@ -122,7 +122,7 @@ def layout_of(spec: ModelSpec, weights_dir: Path | None) -> Layout:
     """Return the layout that the spec trains; reads shapes only, not the base weights.
 
     Raises:
-        ConfigError: ``lora-rank``, ``last-n``.
+        ConfigError: ``weights-missing``, ``lora-rank``, ``last-n``.
         ModelError: ``base-weights-mismatch``, ``encoder-config``.
         SetupError: ``base-weights-missing``.
     """
@@ -194,7 +194,7 @@ def prepare(
 
     Raises:
         ValueError: when there is not one label a text, or a label is neither 0 nor 1.
-        ConfigError: ``lora-rank``, ``last-n``, ``max-tokens``.
+        ConfigError: ``weights-missing``, ``lora-rank``, ``last-n``, ``max-tokens``.
         ModelError: ``base-weights-mismatch``, ``base-weights-corrupt``, ``encoder-config``, ``tokenizer-corrupt``,
             ``feature-cache-corrupt``.
         SetupError: ``base-weights-missing``.
@@ -333,9 +333,10 @@ def _trainable_layers(spec: ModelSpec, weights_dir: Path | None) -> int:
 
 
 def _required(weights_dir: Path | None) -> Path:
-    """Refuse a missing folder: the caller must say where the base model lies."""
+    """Refuse a plan's model whose base weights nobody has named."""
     if weights_dir is None:
-        raise ValueError('architecture "minilm" needs `weights_dir`')
+        message = "The plan's model stands on base weights, and the configuration names no folder of them (`weights`)."
+        raise ConfigError("weights-missing", message)
     return weights_dir
 
 

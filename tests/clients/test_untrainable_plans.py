@@ -50,6 +50,11 @@ def test_columns_that_no_department_mapped_burn_nothing(city: City) -> None:
     assert_nothing_burned(city, run(city, task=TaskSpec(features=("diary",))), "feature-not-allowed")
 
 
+def test_base_weights_that_no_department_names_burn_nothing(city: City) -> None:
+    spec = msgspec.structs.replace(city.world.plan.model, architecture="minilm")
+    assert_nothing_burned(city, run(city, model=spec), "weights-missing")
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [

@@ -172,6 +172,13 @@ def test_a_broken_tokenizer_is_refused(weights: Path, tmp_path: Path) -> None:
     assert refused(tokenize, spec_of(weights), TEXTS, tmp_path) == "tokenizer-corrupt"
 
 
+@pytest.mark.parametrize("trainable", ["head", "full"])
+def test_base_weights_that_nobody_names_are_told_by_name(trainable: str) -> None:
+    spec = tiny_spec("0" * 64, trainable)
+    for use in (layout_of, lambda *named: prepare(named[0], TEXTS, None, weights_dir=named[1], device=CPU)):
+        assert refused(use, spec, None) == "weights-missing"
+
+
 def test_a_missing_folder_is_a_setup_error(tmp_path: Path) -> None:
     with pytest.raises(SetupError) as caught:
         layout_of(tiny_spec("0" * 64), tmp_path / "nowhere")
@@ -188,9 +195,7 @@ def test_specs_that_cannot_be_are_refused(weights: Path) -> None:
     assert caught.value.code == "max-tokens"
 
 
-def test_misuse_is_refused(weights: Path) -> None:
-    with pytest.raises(ValueError):
-        layout_of(spec_of(weights), None)
+def test_misuse_is_refused() -> None:
     for labels in ([1.0], [0.5, 1, 1, 0]):
         with pytest.raises(ValueError):
             prepare(HASHED, TEXTS, labels, weights_dir=None, device=CPU)
