@@ -77,9 +77,10 @@ def _submit(home: AuthorityHome, control: Control, signed: Signed, plan: Plan, n
     except SetupError:
         folder.withdraw()
         raise
+    # First: by it `up`, which answers for the run from then on, sees what became of it.
+    folder.write_submitted(msgspec.structs.replace(submitted, flower_run=flower_run))
     service = read_status(home.service)
     folder.wait_for_process(service.supervisor if service else ProgramStatus())
-    folder.write_submitted(msgspec.structs.replace(submitted, flower_run=flower_run))
     return folder
 
 

@@ -6,6 +6,7 @@ import datetime as dt
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from shared.identity import DepartmentId
 from shared.private_files import make_private_folder
 from shared.supervise import STATUS_FILE, ProgramStatus, Status, process_status
 from tests.deployed_city import now
+from tests.interrupts import Interrupts
 from tests.server.small_home import ALIVE, GONE, PLAN, signed_plan, small_home
 from tests.server.small_plan import DAY
 
@@ -188,6 +190,27 @@ def test_a_submission_that_is_broken_off_is_one_that_nobody_but_its_process_answ
             submit_run(founded, PLAN.digest().hex(), now=THEN, control_of=Flower(founded, KeyboardInterrupt()))
         (folder,) = run_folders(founded)
         assert (folder.status().state, folder.status().process) == ("submitted", ALIVE)
+
+
+def test_up_answers_for_a_run_only_when_it_can_ask_flower_what_became_of_it(founded: AuthorityHome) -> None:
+    """Whoever submits it may be killed at any line; Flower may give the run up before its process says a word."""
+    numbers: set[int] = set()
+
+    def look() -> None:
+        trace.left = 1  # at the next line again
+        numbers.update(folder.submitted().flower_run for folder in run_folders(founded) if is_up(folder))
+
+    def is_up(folder: RunFolder) -> bool:
+        return folder.status().process == UP
+
+    with switched_on(founded):
+        before, trace = sys.gettrace(), Interrupts(1, "server/submit", act=look)
+        sys.settrace(trace)
+        try:
+            submit_run(founded, PLAN.digest().hex(), now=THEN, control_of=Flower(founded))
+        finally:
+            sys.settrace(before)
+    assert numbers == {7}
 
 
 def test_a_run_that_flower_does_not_take_is_taken_back(founded: AuthorityHome) -> None:
