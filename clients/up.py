@@ -56,7 +56,6 @@ def run_department(config_path: Path, *, stopped: Event, node: Sequence[str] | N
     folder = config_path.parent / SERVICE
     make_private_folder(folder / "flower")
     secret = folder / "superexec.secret"
-    replace_private_file(secret, secrets.token_hex(32).encode())
     served = ("--runtime", f"{LOOPBACK}:{free_port()}", "--secret", str(secret))
     inherited = environment(os.environ, folder / "flower")
     programs = (
@@ -74,7 +73,13 @@ def run_department(config_path: Path, *, stopped: Event, node: Sequence[str] | N
     )
     with health_endpoint(config.health_port, folder):
         watch = CertificateWatch(lambda present: own_expiries(config_path, config, present), _now)
-        Supervisor(folder=folder, programs=programs, clock=time.monotonic, fault=watch.fault).run(stopped)
+        Supervisor(
+            folder=folder,
+            programs=programs,
+            clock=time.monotonic,
+            prepare=lambda: replace_private_file(secret, secrets.token_hex(32).encode()),
+            fault=watch.fault,
+        ).run(stopped)
 
 
 def supernode_command(home: Path, config: ClientConfig, runtime: str, secret: Path) -> tuple[str, ...]:

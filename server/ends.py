@@ -82,12 +82,14 @@ def _open_and_write(home: AuthorityHome) -> bool:
 
 
 def _write(home: AuthorityHome, journal: Journal) -> bool:
-    """Write the ends."""
+    """Write the ends, and delete the uploads of whatever is over: a process that was killed could not."""
     for run, ended in ends_of_runs(journal).items():
-        if not ended and _is_over(RunFolder(home.runs / run.hex())):
-            body = RunEnded(run=run, status="failed", rounds=_finished_rounds(journal, run))
-            journal.append(EntryKind.ENDED, body, now=dt.datetime.now(dt.UTC))
-            forget_rounds(RunFolder(home.runs / run.hex()).state)  # a process that was killed could not
+        folder = RunFolder(home.runs / run.hex())
+        if _is_over(folder):
+            forget_rounds(folder.state)
+            if not ended:
+                body = RunEnded(run=run, status="failed", rounds=_finished_rounds(journal, run))
+                journal.append(EntryKind.ENDED, body, now=dt.datetime.now(dt.UTC))
     return True
 
 

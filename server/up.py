@@ -69,7 +69,7 @@ def run_authority(home: AuthorityHome, *, stopped: Event) -> None:
             Program(
                 name="superexec",
                 command=superlink.superexec_command(),
-                environment={**inherited, HOME_VARIABLE: str(home.root.absolute()), "PATH": _only_path(home)},
+                environment={**inherited, HOME_VARIABLE: str(home.root.absolute()), "PATH": str(_search_path(home))},
                 due=lambda: _listens(superlink.port),
             ),
             Program(
@@ -163,6 +163,7 @@ def _prepare(home: AuthorityHome, superlink: SuperLink, config: ServerConfig, no
     """Make what the processes of this start share, once it is sure that they can listen."""
     for address in (config.fleet, config.channel, config.shelf):
         require_free(config.listen, split_address(address)[1])
+    _fill_search_path(_search_path(home))
     superlink.prepare(now)
     replace_private_file(home.flower / "port", str(superlink.port).encode())
 
@@ -188,13 +189,16 @@ def require_free(host: str, port: int, *, wait: Callable[[float], object] = time
                 return
 
 
-def _only_path(home: AuthorityHome) -> str:
-    """Return a search path on which only the program stands that runs a ServerApp; no other kind of task can start."""
-    folder = home.flower / "bin"
+def _search_path(home: AuthorityHome) -> Path:
+    """Return the only folder in which programs of Flower look for others."""
+    return home.flower / "bin"
+
+
+def _fill_search_path(folder: Path) -> None:
+    """Put the program there that runs a ServerApp and nothing else: no other kind of task can start."""
     shutil.rmtree(folder, ignore_errors=True)
     make_private_folder(folder)
     (folder / "flwr-serverapp").symlink_to(Path(sys.executable).parent / "flwr-serverapp")
-    return str(folder)
 
 
 def _listens(port: int) -> bool:

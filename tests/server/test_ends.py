@@ -183,6 +183,18 @@ def test_p3_a_run_that_is_over_is_not_open_for_a_department_that_is_restored(
     assert ended(home), "it does not begin again"
 
 
+def test_uploads_of_a_run_whose_end_is_written_do_not_stay_where_a_process_was_killed(home: AuthorityHome) -> None:
+    """Between its end in the journal and the last of them; whoever comes next deletes them."""
+    folder = begun_run(home)
+    folder.write(msgspec.structs.replace(folder.status(), state="failed", code="attempts-exhausted"))
+    write(home, (EntryKind.ENDED, RunEnded(run=RUN, status="failed", rounds=0)))
+    folder.state.mkdir()
+    (folder.state / "round-1.log.2.health").touch()
+    look(home)
+    assert list(folder.state.iterdir()) == []
+    assert len(entries_of_end(home)) == 1
+
+
 def test_an_end_says_how_many_rounds_had_been_finished(home: AuthorityHome) -> None:
     folder = begun_run(home)
     done = [
