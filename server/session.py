@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import msgspec
@@ -77,8 +77,9 @@ def conduct(home: AuthorityHome, run: str, carrier_of: CarrierOf) -> None:
     folder = RunFolder(home.runs / run)
     log_json(file=folder.log)
     try:
-        with folder.conducting():
-            with lock_runs(home):  # whoever submits the run has written so before this does
+        with ExitStack() as claim:
+            with lock_runs(home):  # whoever submits the run, or looks who conducts it, has done so before this does
+                claim.enter_context(folder.conducting())
                 progress = _begin(folder)
             try:
                 _conduct(home, folder, progress, carrier_of)

@@ -111,7 +111,9 @@ def receipt_line(label: str, signed: Signed, *, run: bytes, until: str = "") -> 
 
 
 def verify_line(line: ReceiptLine, keys: Iterable[bytes]) -> None:
-    """Require that the owner of a journal signed what a line says about it; ``until`` is nobody's word.
+    """Require that the owner of a journal signed what a line says about it.
+
+    Nobody signed ``until``, nor in which run a position was told: that is the word of whoever hands the line on.
 
     Args:
         line: the line.
@@ -130,7 +132,7 @@ def verify_line(line: ReceiptLine, keys: Iterable[bytes]) -> None:
 
 
 def _told_again(line: ReceiptLine, signed: Signed) -> ReceiptLine:
-    """Make the line anew from what was signed; a head that names no run does not let one be added."""
+    """Make the line anew from what was signed; a head names no run, so the line's own word is taken for it."""
     return receipt_line(line.label, signed, run=line.run_id(), until=line.until)
 
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from server.audit import OWNER, department_receipts
 from server.config import load_server, split_address
 from server.grid import GridCarrier
 from server.home import AuthorityHome
+from server.run_lock import lock_runs
 from server.runs import RunFolder, RunStatus
 from server.session import PASSING, conduct
 from server.submit import stop_run
@@ -113,6 +114,30 @@ def test_a_run_that_is_conducted_is_left_as_it_is_by_a_second_process(home: Auth
     assert (seen[0].state, folder.status().code) == ("running", "something-else")
     with folder.conducting():
         pass  # the claim has ended with the first
+
+
+def test_a_process_that_begins_while_somebody_looks_who_conducts_the_run_is_not_turned_away(
+    home: AuthorityHome,
+) -> None:
+    """Whoever looks has the lock of the runs, and the claim for a moment."""
+    folder, looking = submitted(home), ExitStack()
+
+    class Waited(AuthorityHome):
+        """A home that sees when somebody is about to wait for the lock of the runs."""
+
+        @property
+        def runs(self) -> Path:
+            if asked:
+                looking.close()
+            asked.append(True)
+            return super().runs
+
+    asked: list[bool] = []
+    looking.enter_context(lock_runs(home))
+    looking.enter_context(folder.conducting())
+    with looking, pytest.raises(SetupError) as caught:
+        conduct(Waited(home.root), folder.path.name, failing("comes-so-far"))
+    assert caught.value.code == "comes-so-far"
 
 
 def test_a_run_that_is_over_does_not_begin_again(home: AuthorityHome) -> None:
