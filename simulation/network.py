@@ -74,7 +74,9 @@ class InMemoryTransport:
     sent_bytes: dict[DepartmentId, int] = field(default_factory=dict)
     sent_messages: dict[DepartmentId, int] = field(default_factory=dict)
     hit: set[int] = field(default_factory=set)
-    _round: int = 0
+    _round: int = 1
+    _next: int = 1
+    _opened: tuple[int, frozenset[str]] = (0, frozenset())
 
     def exchange(
         self,
@@ -117,9 +119,11 @@ class InMemoryTransport:
             return set()
         message = decode_request(request)
         if isinstance(message, UpdateRequest):
-            self._round = message.round
+            self._round, self._next, self._opened = message.round, message.round + 1, (0, frozenset())
+        elif isinstance(message, OpenEpoch):
+            self._see_epoch(message.epoch, frozenset(message.cohort))
         step = STEP_OF[type(message)]
-        number = max(self._round, 1) if step in ("update", "confirm", "reveal", "close") else self._round + 1
+        number = self._round if step in ("update", "confirm", "reveal", "close") else self._next
         hitting = {
             position: fault.kind
             for position, fault in enumerate(self.faults)
@@ -130,3 +134,10 @@ class InMemoryTransport:
         }
         self.hit |= hitting.keys()
         return set(hitting.values())
+
+    def _see_epoch(self, epoch: int, cohort: frozenset[str]) -> None:
+        """Notice that a round ended before its update: within a round every further epoch has a smaller cohort."""
+        before, asked = self._opened
+        if asked and epoch != before and not cohort < asked:
+            self._next += 1
+        self._opened = epoch, cohort

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import pytest
@@ -264,6 +264,16 @@ def test_a_step_beyond_float32_ends_the_attempt_and_the_run_goes_on_from_the_mod
         assert city.watcher.failures == [(1, "model-not-finite")]
         assert [item.round for item in result.rounds] == [2, 3]
         assert np.isfinite(result.model).all()
+
+
+@pytest.mark.parametrize("step", ["advert", "seal"])
+def test_a_fault_of_one_round_is_over_in_the_next_also_where_nobody_was_asked_for_an_update(
+    tmp_path: Path, step: Literal["advert", "seal"]
+) -> None:
+    with open_city(tmp_path, small_scenario(tmp_path, THREE)) as city:
+        result = city.run([Fault(department=HEALTH, step=step, round=1, until=1)])
+        assert city.watcher.failures == [(1, "below-threshold")]
+        assert [item.round for item in result.rounds] == [2, 3]
 
 
 def test_a_model_that_is_not_the_plans_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
