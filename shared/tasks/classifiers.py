@@ -29,7 +29,7 @@ def head_logits(model: HeadClassifier, features: Tensor) -> tuple[NDArray[np.flo
 
     Args:
         model: a head on features of shape (batch, width).
-        features: shape (batch, width).
+        features: shape (batch, width), in any order in memory.
 
     Returns:
         Inputs of shape (batch, width + 1), the last one the bias' 1, and logits of shape (batch,).
@@ -38,7 +38,7 @@ def head_logits(model: HeadClassifier, features: Tensor) -> tuple[NDArray[np.flo
         A row's values are a function of that row and the parameters alone, bit for bit; in a product of matrices they
         depend on how many rows there are.
     """
-    rows = FEATURE_LENGTH * features.detach().cpu().numpy().astype(np.float64)
+    rows = FEATURE_LENGTH * features.detach().cpu().contiguous().numpy().astype(np.float64)  # sums follow the memory
     inputs = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
     parameters = [value.detach().cpu().numpy().astype(np.float64).reshape(-1) for value in model.parameters()]
     with np.errstate(over="ignore", invalid="ignore"):

@@ -23,6 +23,7 @@ from clients.training.noise import UnsafeSeededSource
 from clients.training.train import Trainer, TrainingSettings
 from shared.plan import LocalOptimizer, ModelSpec
 from shared.privacy.plan import PerformanceFlags, PrivacyBudget, PrivacyParams
+from shared.tasks.classifiers import HeadClassifier, head_logits
 from shared.tasks.features import BUCKETS, HASHED_WORDS_SHA256
 from shared.tasks.text import Prepared, build, initial_parameters, layout_of, load_vector, per_unit_loss, prepare
 
@@ -67,6 +68,15 @@ def test_p3_heads_add_what_each_unit_adds_alone(count: int, seed: int, scale: fl
     assert torch.equal(together, torch.stack(alone).sum(0))
     most = CLIP_MARGIN * 2.0**30 + BUCKETS
     assert max(float(torch.linalg.vector_norm(one.double())) for one in alone) <= most
+
+
+def test_p3_a_records_logit_is_its_own_however_the_records_lie_in_memory() -> None:
+    generator, model = np.random.default_rng(3), build(HEADS, None, CPU)
+    rows = torch.from_numpy(generator.standard_normal((BUCKETS, 50)).astype(np.float32)).T
+    load_vector(model, generator.standard_normal(BUCKETS + 1).astype(np.float32))
+    assert isinstance(model, HeadClassifier)
+    alone = [head_logits(model, rows[number : number + 1])[1] for number in range(50)]
+    assert np.array_equal(head_logits(model, rows)[1], np.concatenate(alone))
 
 
 @pytest.mark.parametrize("trainable", ["last-n", "lora"])
