@@ -47,6 +47,10 @@ class Backup(Record, frozen=True, kw_only=True):
     keys: bool
     files: dict[str, str]
 
+    def __post_init__(self) -> None:
+        if self.made_at.tzinfo is None or self.made_at.year < 1970:
+            raise ValueError("`made_at` is a time since 1970, with its zone")
+
 
 def make_backup(config_path: Path, out: Path, *, keys: bool, now: dt.datetime) -> Backup:
     """Copy a department's home into a new folder.

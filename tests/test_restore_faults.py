@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import resource
 import shutil
 import sys
@@ -12,7 +13,7 @@ from types import FrameType
 
 import pytest
 
-from clients.backup import JOURNAL, make_backup
+from clients.backup import JOURNAL, MANIFEST, make_backup
 from clients.config import open_journal
 from clients.records import JournalRestored, Refused
 from clients.restored_files import NOTE
@@ -148,3 +149,12 @@ def test_p3_the_name_of_a_restored_journal_is_durable(lost: Lost, tmp_path: Path
         sys.setprofile(None)
     named = len(calls) - 1 - calls[::-1].index("replace")
     assert "fsync" in calls[named:]
+
+
+@pytest.mark.parametrize("made_at", ["2026-01-01T00:00:00", "0001-01-01T00:00:00Z"])
+def test_a_backup_that_does_not_say_when_it_was_made_is_refused(lost: Lost, tmp_path: Path, made_at: str) -> None:
+    backup = tmp_path / "backup"
+    shutil.copytree(lost.before, backup)
+    told = json.loads((backup / MANIFEST).read_bytes())
+    (backup / MANIFEST).write_text(json.dumps(told | {"made_at": made_at}))
+    lost.assert_refused("json-content", tmp_path / "home", backup)
