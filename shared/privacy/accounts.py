@@ -83,11 +83,8 @@ class Account:
         Guarantees:
             A run that may still release counts always. Nothing stops counting because a clock went back.
         """
-        return (
-            not self.settled
-            or self.restored
-            or dt.datetime.fromisoformat(self.last_active) >= now - dt.timedelta(days=days)
-        )
+        window = dt.timedelta(days=min(days, dt.timedelta.max.days))  # longer than any calendar
+        return not self.settled or self.restored or now - dt.datetime.fromisoformat(self.last_active) <= window
 
 
 def events_of(accounts: Iterable[Account]) -> tuple[MechanismEvent, ...]:

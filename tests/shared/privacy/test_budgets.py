@@ -182,6 +182,14 @@ def test_p3_a_run_made_under_a_clock_that_had_gone_back_is_as_young_as_the_newes
     assert code_of(lambda: ledger.reserve(charge("b"), caps)) == "budget-window"
 
 
+@pytest.mark.parametrize("days", [10**6, 2**40])
+def test_p3_a_window_may_be_longer_than_the_calendar(ledger: PrivacyLedger, clock: Clock, days: int) -> None:
+    tight = budgets(window=yearly(TWICE * 0.99, days))
+    run_through(ledger, charge("a"), tight)
+    clock.time += 30 * YEAR
+    assert code_of(lambda: ledger.reserve(charge("b"), tight)) == "budget-window"
+
+
 def test_a_window_is_at_least_a_day() -> None:
     with pytest.raises(ValueError, match="days"):
         yearly(1.0, days=0)
