@@ -76,9 +76,10 @@ def privacy_audit(
 def stop(config: ConfigArgument) -> None:
     """Refuse every offer and every round from now on (kill switch)."""
     from clients.config import load_config
+    from shared.private_files import replace_private_file
 
     path = config.parent / load_config(config).stop_file
-    path.touch(mode=0o600)
+    replace_private_file(path, b"")  # durably: a power cut does not take it back
     print_lines([f"Stopped: {path} exists. Remove it with `cityfed-client resume`."])
 
 

@@ -25,6 +25,7 @@ from shared.errors import CityFedError, ConfigError, RoundAbortedError, SetupErr
 from shared.identity import Signed
 from shared.model_file import read_model
 from shared.plan import Plan
+from shared.private_files import replace_private_file
 from shared.supervise import ProgramStatus, process_status, read_status
 
 _LOOK_S = 0.5
@@ -94,7 +95,7 @@ def stop_run(home: AuthorityHome, run: str) -> None:
     status = folder.status()
     if not status.goes_on:
         raise ConfigError("run-over", f"Run {folder.path.name} does not go on: it is {status.state}.")
-    folder.stop.touch(mode=0o600)
+    replace_private_file(folder.stop, b"")
     status = folder.status()  # only now: a process that wrote its status after the file was there has seen it
     if status.state == "running":
         with contextlib.suppress(ProcessLookupError):

@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
@@ -20,6 +19,7 @@ from clients.restored_files import NOTE
 from shared.errors import CityFedError
 from shared.journal import EntryKind, Journal
 from tests.deployed_city import now
+from tests.durable_names import names_durably
 from tests.interrupts import Interrupts
 from tests.lost_city import POLICE, Lost, in_full, lose, spent
 
@@ -136,19 +136,7 @@ def test_p4_a_restoration_that_came_to_its_end_is_never_taken_back(lost: Lost, t
 
 
 def test_p3_the_name_of_a_restored_journal_is_durable(lost: Lost, tmp_path: Path) -> None:
-    calls = list[str]()
-
-    def note(_frame: FrameType, event: str, called: object) -> None:
-        if event == "c_call":
-            calls.append(getattr(called, "__name__", ""))
-
-    sys.setprofile(note)
-    try:
-        lost.restore(tmp_path / "home", lost.before)
-    finally:
-        sys.setprofile(None)
-    named = len(calls) - 1 - calls[::-1].index("replace")
-    assert "fsync" in calls[named:]
+    assert names_durably(lambda: lost.restore(tmp_path / "home", lost.before))
 
 
 @pytest.mark.parametrize("made_at", ["2026-01-01T00:00:00", "0001-01-01T00:00:00Z"])

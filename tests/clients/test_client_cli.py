@@ -12,6 +12,7 @@ from clients.config import open_journal
 from tests.clients.small_department import Office, found_office
 from tests.clients.test_data_check import first_labels, other_contract
 from tests.command_line import Run
+from tests.durable_names import names_durably
 
 
 @pytest.fixture
@@ -60,6 +61,10 @@ def test_the_effective_configuration_holds_no_private_key(run: Run, office: Offi
     shown = run("config", "show", office.config).out
     assert json.loads(shown)["department"] == "police"
     assert (office.folder / "identity.key").read_bytes().hex() not in shown
+
+
+def test_the_kill_switch_survives_a_power_cut(run: Run, office: Office) -> None:
+    assert names_durably(lambda: run("stop", office.config))
 
 
 def test_stop_and_resume_set_and_lift_the_kill_switch(run: Run, office: Office) -> None:

@@ -26,6 +26,7 @@ from shared.identity import DepartmentId
 from shared.journal import Journal
 from shared.supervise import process_status
 from tests.deployed_city import now
+from tests.durable_names import names_durably
 from tests.server.small_home import ALIVE, GONE, small_home, submitted
 
 
@@ -199,7 +200,7 @@ def test_the_process_of_a_run_hears_at_once_that_it_is_stopped(home: AuthorityHo
     folder = submitted(home)
     with another_process() as process:
         folder.write(RunStatus(state="running", process=process_status(process.pid), since=now()))
-        stop_run(home, folder.path.name)
+        assert names_durably(lambda: stop_run(home, folder.path.name)), "a power cut does not let it go on"
         assert process.wait(timeout=30) == -signal.SIGTERM
     assert verdict(folder) == ("failed", "run-stopped")
 
