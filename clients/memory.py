@@ -30,6 +30,7 @@ from shared.codec import Record, decode
 from shared.errors import JournalError, ProtocolError
 from shared.identity import DepartmentId, Roster, Signed
 from shared.journal import EntryKind, Journal
+from shared.private_files import sync_file
 
 
 @dataclass
@@ -115,6 +116,7 @@ class Memory:
 
         Raises:
             JournalError: ``decision-malformed``, or an entry could not be made durable; it keeps waiting then.
+            OSError: the folder cannot be written.
         """
         newer = False
         for waiting in read_decisions(outbox):
@@ -122,6 +124,7 @@ class Memory:
                 self.write(waiting.kind, waiting.body)
                 newer = newer or isinstance(waiting.body, RosterSeen)
             waiting.path.unlink()
+            sync_file(outbox)  # one that came back after a power cut would count again, over what was decided since
         return newer
 
     def _is_outdated(self, body: Record) -> bool:

@@ -1,4 +1,4 @@
-"""Whether a file is there after a power cut: a name is durable once its folder was synced after the rename."""
+"""Whether a file is there, or gone, after a power cut: its folder was synced after the name was given or taken away."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from collections.abc import Callable
 from types import FrameType
 
 
-def names_durably(action: Callable[[], object]) -> bool:
-    """Whether something was renamed by an action, and synced after the last time."""
+def names_durably(action: Callable[[], object], change: Callable[..., object] = os.replace) -> bool:
+    """Whether an action changed names, and synced something after the last time.
+
+    Args:
+        action: what is done.
+        change: the call of the system that is meant, such as :func:`os.unlink`.
+    """
     calls: list[object] = []
 
     def note(_frame: FrameType, event: str, called: object) -> None:
-        if event == "c_call" and called in (os.replace, os.fsync):
+        if event == "c_call" and called in (change, os.fsync):
             calls.append(called)
 
     before = sys.getprofile()
@@ -22,4 +27,4 @@ def names_durably(action: Callable[[], object]) -> bool:
         action()
     finally:
         sys.setprofile(before)
-    return os.replace in calls and calls[-1] is os.fsync
+    return change in calls and calls[-1] is os.fsync

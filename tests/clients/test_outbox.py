@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from clients.memory import Memory
 from clients.outbox import leave_decision, read_decisions
 from clients.records import Approved, PlanRefused
 from shared.journal import EntryKind, Journal
+from tests.durable_names import names_durably
 from tests.interrupts import overtaken
 
 NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
@@ -45,6 +47,14 @@ class Home:
         self.node.take_over(self.outbox)
         leave_decision(self.outbox, EntryKind.PLAN_REFUSED, NO)
         self.node.take_over(self.outbox)
+
+
+def test_p4_a_yes_that_was_taken_over_does_not_come_back_after_a_power_cut(tmp_path: Path) -> None:
+    """It would count again, and the no that came after it no more."""
+    home = Home(tmp_path / "home")
+    with home.journal:
+        assert names_durably(lambda: home.node.take_over(home.outbox), os.unlink)
+        assert list(read_decisions(home.outbox)) == []
 
 
 def at_every_line(folder: Path, look: Callable[[Home], Memory], *begins: str) -> int:
