@@ -86,17 +86,24 @@ def add_plan(config_path: Path, signed: Signed) -> Path:
 def plan_of_run(config_path: Path, run: bytes) -> Plan:
     """Return the plan of the folder from which a run's id follows; whether people approved it is judged later.
 
+    A file that does not verify, such as one of an earlier version, is in nobody's way.
+
     Raises:
         ConfigError: ``plan-unknown``, or a configuration file is not in order.
-        ProtocolError: a file of the folder does not verify.
+        ProtocolError: the plan is not among those that verify, and a file of the folder does not.
     """
     config = load_config(config_path)
     key = load_trust(config).authority_key
+    wrong: ProtocolError | None = None
     for path in sorted((config_path.parent / config.plans).glob("*.plan")):
-        plan = accept_plan(read_signed(path), key)
+        try:
+            plan = accept_plan(read_signed(path), key)
+        except ProtocolError as error:
+            wrong = wrong or error
+            continue
         if plan.run_id() == run:
             return plan
-    raise ConfigError("plan-unknown", "No plan in the folder of plans is the one of this run.")
+    raise wrong or ConfigError("plan-unknown", "No plan in the folder of plans is the one of this run.")
 
 
 def list_plans(config_path: Path, *, now: dt.datetime) -> tuple[PlanLine, ...]:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from clients.config import open_journal
-from clients.plans import add_plan, approve_plan, inspect_plan, list_plans, refuse_plan
+from clients.plans import add_plan, approve_plan, inspect_plan, list_plans, plan_of_run, refuse_plan
 from server.city import load_plan_key
 from shared.codec import encode
 from shared.errors import PolicyViolation
@@ -86,6 +86,16 @@ def test_every_file_of_the_folder_has_a_state(desk: Desk) -> None:
     assert desk.state() == "approved"
     desk.refuse(DPO)
     assert desk.state() == "refused"
+
+
+@pytest.mark.parametrize("name", ["0" * 64, "f" * 64])
+def test_a_plan_that_nobody_can_read_any_more_keeps_no_other_one_from_its_run(desk: Desk, name: str) -> None:
+    """As after an upgrade: what an earlier version approved may be none any more."""
+    desk.file.with_stem(name).write_bytes(encode(desk.plan))
+    assert plan_of_run(desk.config, desk.plan.run_id()) == desk.plan
+    assert code_of(lambda: plan_of_run(desk.config, bytes(32))) == "message-malformed"
+    desk.file.with_stem(name).unlink()
+    assert code_of(lambda: plan_of_run(desk.config, bytes(32))) == "plan-unknown"
 
 
 def test_an_empty_folder_is_in_order(desk: Desk) -> None:
