@@ -70,6 +70,7 @@ def conduct(home: AuthorityHome, run: str, carrier_of: CarrierOf) -> None:
         ConfigError: ``run-active``: another process conducts it; ``run-over``: it has been completed. What is written
             down stays.
         CityFedError: why the run failed, now or before, or does not go on for now.
+        OSError: the disk does not take what has to be written; the run goes on in another process.
 
     Guarantees:
         A run that is over does not begin again, and is the only kind whose end is written into the journal.

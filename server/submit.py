@@ -54,7 +54,8 @@ def submit_run(
             ``json-too-large``, ``json-content`` of the city file or of the status of `up`.
         ProtocolError: ``message-malformed``, ``signature-invalid``, ``plan-changed``.
         ModelError: the starting point that the plan names is not in the home.
-        SetupError: ``authority-off``, ``superlink-unreachable``, ``superlink-refused``.
+        SetupError: ``home-not-writable``, ``authority-off``, ``superlink-unreachable``, ``superlink-refused``.
+        OSError: when the disk is full.
     """
     signed, plan = load_published(home, digest)
     with lock_runs(home):
@@ -90,6 +91,7 @@ def stop_run(home: AuthorityHome, run: str) -> None:
 
     Raises:
         ConfigError: ``run-unknown``, ``run-ambiguous``, ``run-over``.
+        OSError: it cannot be written down that the run is stopped.
     """
     folder = run_folder(home, run)
     status = folder.status()
