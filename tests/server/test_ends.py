@@ -201,7 +201,10 @@ def test_an_end_says_how_many_rounds_had_been_finished(home: AuthorityHome) -> N
         RoundDone(run=run, round=number, sid=bytes(32), survivors=(), model_hash=bytes(32), receipts={})
         for run, number in ((RUN, 1), (RUN, 2), (RUN, 2), (RUN, 3), (OTHER, 4))
     ]
-    lost = [RoundFailed(run=run, round=at, code="below-threshold", message="") for run, at in ((RUN, 3), (OTHER, 2))]
+    lost = [
+        RoundFailed(run=run, round=number, code="below-threshold", message="")
+        for run, number in ((RUN, 3), (OTHER, 1), (OTHER, 2))
+    ]
     write(home, *((EntryKind.ROUND, item) for item in done), *((EntryKind.FAILED, item) for item in lost))
     stop_run(home, folder.path.name)
     assert [item.rounds for item in entries_of_end(home)] == [2]
