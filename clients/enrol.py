@@ -27,12 +27,12 @@ from shared.certificates import (
     make_signing_request,
 )
 from shared.city import Admission, CityFile, EnrolmentRequest, read_city, require_fingerprint, sign_request
-from shared.codec import dump_json, load_json
+from shared.codec import dump_json, load_json, load_toml
 from shared.errors import ConfigError, ProtocolError
 from shared.identity import DEPARTMENT_NAME, DepartmentId, IdentityKey, Roster, fingerprint
 from shared.journal import EntryKind
 from shared.keystore import load_identity, save_identity, save_private
-from shared.private_files import make_private_folder, replace_private_file, write_private_file
+from shared.private_files import make_private_folder, replace_private_file
 from shared.roster import endorse_key, open_roster
 
 CONFIG_FILE = "client.toml"
@@ -77,6 +77,8 @@ def enrol(
     identity, tls = IdentityKey.generate(), TlsKey.generate()
     config = _new_config(department, city, identity, policy_owner_key)
     read_key(policy_owner_key, "policy_owner_key")
+    text = tomli_w.dumps(msgspec.to_builtins(config))
+    load_toml(text, ClientConfig, where=str(city_file))  # it names the addresses, which no fingerprint covers
     make_private_folder(home)
     make_private_folder(home / config.plans)
     save_identity(home / config.identity, identity)
@@ -85,7 +87,7 @@ def enrol(
     replace_private_file(home / config.city_ca, certificate_pem(city.certificate()))
     replace_private_file(home / CITY_FILE, dump_json(city))
     enrolled = _write_request(home, _request(city, department, identity, tls), identity)
-    write_private_file(home / CONFIG_FILE, tomli_w.dumps(msgspec.to_builtins(config)).encode())
+    replace_private_file(home / CONFIG_FILE, text.encode())  # last, and whole: it makes this a department's home
     return enrolled
 
 

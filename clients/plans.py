@@ -86,19 +86,20 @@ def add_plan(config_path: Path, signed: Signed) -> Path:
 def plan_of_run(config_path: Path, run: bytes) -> Plan:
     """Return the plan of the folder from which a run's id follows; whether people approved it is judged later.
 
-    A file that does not verify, such as one of an earlier version, is in nobody's way.
+    A file that does not verify, such as one of an earlier version, is in nobody's way, nor one that cannot be read.
 
     Raises:
-        ConfigError: ``plan-unknown``, or a configuration file is not in order.
+        ConfigError: ``plan-unknown``, or a configuration file is not in order; the plan is not among those that verify,
+            and a file of the folder cannot be read.
         ProtocolError: the plan is not among those that verify, and a file of the folder does not.
     """
     config = load_config(config_path)
     key = load_trust(config).authority_key
-    wrong: ProtocolError | None = None
+    wrong: CityFedError | None = None
     for path in sorted((config_path.parent / config.plans).glob("*.plan")):
         try:
             plan = accept_plan(read_signed(path), key)
-        except ProtocolError as error:
+        except (ConfigError, ProtocolError) as error:
             wrong = wrong or error
             continue
         if plan.run_id() == run:

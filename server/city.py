@@ -27,7 +27,7 @@ from shared.codec import dump_json
 from shared.errors import ConfigError
 from shared.identity import IdentityKey
 from shared.keystore import load_identity, save_identity, save_private
-from shared.private_files import make_private_folder, replace_private_file, write_private_file
+from shared.private_files import make_private_folder, replace_private_file, sync_file, write_private_file
 
 SECRET_BYTES = 32
 
@@ -55,6 +55,7 @@ def found_city(home: AuthorityHome, config: ServerConfig, *, now: dt.datetime) -
         stage = AuthorityHome(Path(scratch) / "stage")
         city = _make_keys(stage, config, now=now)
         stage.root.rename(home.root)
+        sync_file(parent)
     return city
 
 

@@ -85,7 +85,7 @@ def new_config(
     """Return the configuration of a new city, whose first host stands in its addresses.
 
     Raises:
-        ConfigError: ``city-name``, ``port-range``, ``port-twice``.
+        ConfigError: ``city-name``, ``port-range``, ``port-twice``, ``host-malformed``.
     """
     if not DEPARTMENT_NAME.fullmatch(city):
         raise ConfigError("city-name", "A city's name is lower-case, such as `metropolis`.")
@@ -93,6 +93,8 @@ def new_config(
         raise ConfigError("port-range", "A port lies in 1..65535.")
     if len({fleet_port, channel_port, shelf_port}) < 3:
         raise ConfigError("port-twice", "Gateway, update channel and shelf need a port each.")
+    if not all(hosts):
+        raise ConfigError("host-malformed", "A host is a name or an address; one that was named is empty.")
     host = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
     return ServerConfig(
         city=city,

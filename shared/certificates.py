@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -29,6 +30,9 @@ from cryptography.x509.oid import NameOID
 from shared.errors import ConfigError, ProtocolError
 from shared.files import read_file
 from shared.keystore import read_private
+
+_UNDECODABLE: Final = (ValueError, UnsupportedAlgorithm, x509.InvalidVersion)
+"""What the library raises for bytes of others, now or when a part of them is asked for."""
 
 
 class TlsKey:
@@ -115,7 +119,7 @@ def open_signing_request(der: bytes) -> ec.EllipticCurvePublicKey:
     try:
         request = x509.load_der_x509_csr(der)
         proven, key = request.is_signature_valid, request.public_key()
-    except (ValueError, UnsupportedAlgorithm) as cause:
+    except _UNDECODABLE as cause:
         raise ProtocolError("signing-request-malformed", "The signing request cannot be decoded.") from cause
     if not proven:
         raise ProtocolError("signing-request-unproven", "The signing request is not signed with the key that it names.")
@@ -123,14 +127,15 @@ def open_signing_request(der: bytes) -> ec.EllipticCurvePublicKey:
 
 
 def load_certificate(pem: bytes, *, where: str) -> x509.Certificate:
-    """Read exactly one certificate in PEM.
+    """Read exactly one certificate in PEM, whose key can be decoded, too.
 
     Raises:
         ProtocolError: ``certificate-malformed``.
     """
     try:
         (certificate,) = x509.load_pem_x509_certificates(pem)
-    except ValueError as cause:
+        certificate.public_key()  # decoded only when it is asked for
+    except _UNDECODABLE as cause:
         raise ProtocolError("certificate-malformed", f"{where} does not hold exactly one certificate.") from cause
     return certificate
 
@@ -168,7 +173,7 @@ def check_certificate(
     """
     try:
         certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, ValueError, TypeError) as cause:
+    except (InvalidSignature, TypeError, *_UNDECODABLE) as cause:
         raise ProtocolError("certificate-foreign-city", f"{where} was not issued by this city's CA.") from cause
     if certified_key(certificate) != (key or certified_key(certificate)):
         raise ProtocolError("certificate-foreign-key", f"{where} is for another key than the one that lies here.")

@@ -111,6 +111,8 @@ def load_json(data: bytes, record_type: type[T], *, where: str) -> T:
         raise ConfigError("json-too-large", f"{where} has {len(data)} bytes; at most {MAX_FILE_BYTES} are allowed.")
     try:
         return msgspec.json.decode(data, type=record_type)
+    except UnicodeDecodeError as cause:
+        raise ConfigError("json-content", f"{where}: it is not UTF-8.") from cause
     except (msgspec.DecodeError, RecursionError) as cause:
         sentence = str(cause).replace(" - at `$", " at `")
         raise ConfigError("json-content", f"{where}: {sentence}.") from cause

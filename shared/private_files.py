@@ -32,16 +32,22 @@ def make_private_folder(path: Path) -> None:
 
 
 def write_private_file(path: Path, content: bytes) -> None:
-    """Write a new file that only this account can read (mode 0600).
+    """Write a new file that only this account can read (mode 0600), durably; where there is no room, there is none.
 
     Raises:
         OSError: if the file exists or cannot be written.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+    sync_file(path.parent)  # the name too
 
 
 def replace_private_file(path: Path, content: bytes) -> None:

@@ -117,6 +117,19 @@ def test_nothing_is_made_before_the_citys_fingerprint_was_compared(authority: Au
     assert not home.exists()
 
 
+@pytest.mark.parametrize("field", ["fleet", "channel", "shelf"])
+def test_nothing_is_made_of_addresses_that_no_configuration_can_hold(
+    authority: AuthorityHome, tmp_path: Path, field: str
+) -> None:
+    """The fingerprint does not cover them."""
+    city, changed = load_city(authority), tmp_path / "changed.json"
+    changed.write_bytes(dump_json(msgspec.structs.replace(city, **{field: "a\0b"})))
+    home, typed = tmp_path / "police", city.fingerprint()
+    act = lambda: enrol(home, "police", city_file=changed, city_fingerprint=typed, policy_owner_key=OWNER)  # noqa: E731
+    assert code_of(act) == "toml-content"
+    assert not home.exists()
+
+
 def test_a_swapped_key_in_the_city_file_changes_its_fingerprint(authority: AuthorityHome, tmp_path: Path) -> None:
     city = load_city(authority)
     swapped = tmp_path / "city.json"

@@ -98,6 +98,13 @@ def test_a_plan_that_nobody_can_read_any_more_keeps_no_other_one_from_its_run(de
     assert code_of(lambda: plan_of_run(desk.config, bytes(32))) == "plan-unknown"
 
 
+@pytest.mark.parametrize("name", ["0" * 64, "f" * 64])
+def test_a_plan_file_that_cannot_be_read_keeps_no_other_one_from_its_run(desk: Desk, name: str) -> None:
+    desk.file.with_stem(name).mkdir()
+    assert plan_of_run(desk.config, desk.plan.run_id()) == desk.plan
+    assert code_of(lambda: plan_of_run(desk.config, bytes(32))) == "file-missing"
+
+
 def test_an_empty_folder_is_in_order(desk: Desk) -> None:
     shutil.rmtree(desk.file.parent)
     assert list_plans(desk.config, now=now()) == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from shared.identity import IdentityKey, fingerprint
 from shared.keystore import save_identity
 from tests.command_line import Run
 from tests.deployed_city import found, now
+from tests.durable_names import names_durably
 
 PRIVATE = ("keys/roster.key", "keys/plan.key", "ca/ca.key", "tls/server.key", "superexec.secret")
 
@@ -84,6 +86,10 @@ def test_a_city_is_never_founded_over_another(home: AuthorityHome) -> None:
 def test_a_city_is_founded_in_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "authority").mkdir()
     assert load_city(found(tmp_path)).city == "metropolis"
+
+
+def test_a_city_that_was_founded_is_there_after_a_power_cut(tmp_path: Path) -> None:
+    assert names_durably(lambda: found(tmp_path), os.rename)
 
 
 def test_a_city_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
@@ -184,6 +190,7 @@ def test_init_prints_the_fingerprints_that_people_compare(run: Run, tmp_path: Pa
     [
         (["Metropolis", "--host", "a"], "city-name"),
         (["metropolis", "--host", "a b"], "host-malformed"),
+        (["metropolis", "--host", ""], "host-malformed"),
         (["metropolis", "--host", "a", "--fleet-port", "0"], "port-range"),
     ],
 )

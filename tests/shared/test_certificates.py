@@ -40,6 +40,8 @@ CITY, KEY = authority(), TlsKey.generate()
 EXPIRED = found_authority("metropolis", CITY.key, HOSTS, now=NOW - dt.timedelta(days=20_000)).certificate
 """Of the city's own key, so that what the city issued is by its issuer."""
 MEMBER = CITY.issue_member(KEY.private.public_key(), "police", now=NOW)
+P256 = bytes.fromhex("06082a8648ce3d030107")
+"""How a certificate names the curve of its key."""
 
 
 def code_of(certificate: x509.Certificate, *, at: dt.datetime = NOW, issuer: CertificateAuthority = CITY) -> str:
@@ -151,6 +153,8 @@ def test_a_signing_request_that_proves_nothing_is_refused() -> None:
 
     request = make_signing_request(KEY, city="metropolis", department="police")
     assert code(b"") == code(request[:-1]) == "signing-request-malformed"
+    version = request.index(b"\x02\x01\x00") + 2
+    assert code(request[:version] + b"\x02" + request[version + 1 :]) == "signing-request-malformed"
     assert code(request[:-4] + bytes(4)) == "signing-request-unproven"
     builder = x509.CertificateSigningRequestBuilder().subject_name(city_name("metropolis", "police"))
     for wrong in (ec.generate_private_key(ec.SECP384R1()), ed25519.Ed25519PrivateKey.generate()):
@@ -162,6 +166,22 @@ def test_a_signing_request_that_proves_nothing_is_refused() -> None:
 def test_what_is_not_one_certificate_is_refused(pem: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
         load_certificate(pem, where="tls.crt")
+    assert caught.value.code == "certificate-malformed"
+
+
+@pytest.mark.parametrize(
+    ("part", "instead"),
+    [
+        pytest.param(P256, P256[:-1] + b"\x63", id="a curve that nobody knows"),
+        pytest.param(KEY.public, b"\x04" + bytes(64), id="a point on no curve"),
+        pytest.param(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07", id="a version that there is not"),
+    ],
+)
+def test_a_certificate_with_a_part_that_cannot_be_decoded_is_refused(part: bytes, instead: bytes) -> None:
+    der = MEMBER.public_bytes(serialization.Encoding.DER)
+    assert part in der
+    with pytest.raises(ProtocolError) as caught:
+        load_certificate(ssl.DER_cert_to_PEM_cert(der.replace(part, instead, 1)).encode(), where="tls.crt")
     assert caught.value.code == "certificate-malformed"
 
 

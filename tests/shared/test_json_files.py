@@ -23,3 +23,11 @@ def test_a_document_of_more_bytes_than_any_is_allowed_is_not_read(beyond: int) -
     with pytest.raises(ConfigError, match=rf"^note.json has {len(document)} bytes; at most {MAX_FILE_BYTES}") as caught:
         load_json(document, Note, where="note.json")
     assert caught.value.code == "json-too-large"
+
+
+@pytest.mark.parametrize("document", [b'{"word": "\xff"}', b'\xff{"word": "hello"}'])
+def test_a_document_with_a_byte_that_is_no_text_is_one_sentence(document: bytes) -> None:
+    """As a bad memory stick leaves it."""
+    with pytest.raises(ConfigError, match=r"^note.json: ") as caught:
+        load_json(document, Note, where="note.json")
+    assert caught.value.code == "json-content"
