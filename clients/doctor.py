@@ -93,6 +93,8 @@ def _made(name: str, check: Callable[[Patient], tuple[str, str]], patient: Patie
         found, todo = error.code, error.message
     except (OSError, httpx.HTTPError) as error:
         found, todo = type(error).__name__, "See to it that the address, its port and the firewall let this through."
+    except (httpx.InvalidURL, ValueError) as error:  # what neither library takes for an address
+        found, todo = type(error).__name__, f"Enter the authority's addresses as host and port in {patient.path}."
     return Check(name=name, found=found, todo=todo)
 
 
@@ -167,8 +169,11 @@ def _gateway(patient: Patient) -> tuple[str, str]:
     trusted = ssl.create_default_context(cafile=str(patient.path.parent / patient.config.city_ca))
     with httpx.Client(verify=trusted, timeout=_TIMEOUT_S) as client:
         answer = client.get(f"https://{patient.config.fleet}/")
-    theirs = email.utils.parsedate_to_datetime(answer.headers["date"])
-    ahead = (dt.datetime.now(dt.UTC) - theirs).total_seconds()
+    try:
+        theirs = email.utils.parsedate_to_datetime(answer.headers.get("date", ""))
+    except ValueError:
+        return f"{patient.config.fleet} answers without a date", "Tell the authority: this is not its gateway."
+    ahead = (dt.datetime.now(dt.UTC) - (theirs if theirs.tzinfo else theirs.replace(tzinfo=dt.UTC))).total_seconds()
     found = f"{patient.config.fleet} answers; this clock differs by about {abs(ahead):.0f} s"
     wrong = not -MAX_CLOCK_BEHIND_S < ahead < MAX_CLOCK_AHEAD_S
     return found, "Set this machine's clock by NTP: the authority turns its nodes away." if wrong else ""

@@ -39,7 +39,7 @@ def found(patient: Patient, name: str) -> Check:
 
 
 @contextmanager
-def gateway(home: AuthorityHome, date: dt.datetime) -> Iterator[str]:
+def gateway(home: AuthorityHome, date: dt.datetime | str) -> Iterator[str]:
     """Something that answers with the city's certificate and a date of its own."""
 
     class Answer(BaseHTTPRequestHandler):
@@ -47,7 +47,7 @@ def gateway(home: AuthorityHome, date: dt.datetime) -> Iterator[str]:
             self.send_error(404)
 
         def date_time_string(self, timestamp: float | None = None) -> str:
-            return date.strftime("%a, %d %b %Y %H:%M:%S GMT")
+            return date if isinstance(date, str) else date.strftime("%a, %d %b %Y %H:%M:%S GMT")
 
         def log_message(self, *args: object) -> None:  # type: ignore[override]  # says nothing, whatever it is told
             """Say nothing."""
@@ -110,6 +110,26 @@ def test_a_clock_that_the_authority_would_not_accept_is_found(city: DeployedCity
         check = found(patient(city, config=config), "gateway")
     assert "answers" in check.found
     assert bool(check.todo) is wrong
+
+
+@pytest.mark.parametrize(
+    ("date", "said"), [("soon", "without a date"), ("Mon, 01 Jan 0001 00:00:00 -0000", "clock differs")]
+)
+def test_a_gateway_that_tells_no_time_is_found(city: DeployedCity, date: str, said: str) -> None:
+    with gateway(city.authority, date) as address:
+        config = msgspec.structs.replace(load_config(city.config(HEALTH)), fleet=address)
+        check = found(patient(city, config=config), "gateway")
+    assert (said in check.found, bool(check.todo)) == (True, True)
+
+
+@pytest.mark.parametrize("field", ["fleet", "channel", "shelf"])
+@pytest.mark.parametrize("address", ["host:port", "a..b:1"])
+def test_what_is_no_address_is_said_and_keeps_no_other_check_from_being_made(
+    city: DeployedCity, field: str, address: str
+) -> None:
+    config = msgspec.structs.replace(load_config(city.config(HEALTH)), **{field: address})
+    check = found(patient(city, config=config), {"fleet": "gateway"}.get(field, field))
+    assert "client.toml" in check.todo
 
 
 def test_a_gateway_of_another_city_is_not_believed(city: DeployedCity, tmp_path: Path) -> None:
