@@ -27,9 +27,12 @@ from shared.codec import dump_json
 from shared.errors import ConfigError
 from shared.identity import IdentityKey
 from shared.keystore import load_identity, save_identity, save_private
-from shared.private_files import make_private_folder, replace_private_file, sync_file, write_private_file
+from shared.private_files import holding_lock, make_private_folder, replace_private_file, sync_file, write_private_file
 
 SECRET_BYTES = 32
+
+RENEWAL_LOCK = ".renewal"
+"""Beside the server's key: whoever exchanges it and its certificate holds the lock of this file."""
 
 
 def found_city(home: AuthorityHome, config: ServerConfig, *, now: dt.datetime) -> CityFile:
@@ -94,7 +97,9 @@ def renew_server(home: AuthorityHome, *, now: dt.datetime) -> None:
             is not in order.
         ProtocolError: as :func:`load_authority`.
     """
-    _issue_server(home, load_server(home).hosts, load_authority(home, now=now), now=now)
+    hosts, authority = load_server(home).hosts, load_authority(home, now=now)
+    with holding_lock(home.server_key.with_name(RENEWAL_LOCK), wait=True):  # of two, one's key and certificate stay
+        _issue_server(home, hosts, authority, now=now)
 
 
 def _issue_server(

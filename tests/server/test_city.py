@@ -7,11 +7,13 @@ import json
 import os
 import stat
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from server.ca import CA_LIFETIME, LEAF_LIFETIME
 from server.city import (
+    RENEWAL_LOCK,
     load_authority,
     load_city,
     load_plan_key,
@@ -25,6 +27,7 @@ from shared.certificates import load_certificate
 from shared.errors import CityFedError
 from shared.identity import IdentityKey, fingerprint
 from shared.keystore import save_identity
+from shared.private_files import holding_lock
 from tests.command_line import Run
 from tests.deployed_city import found, now
 from tests.durable_names import names_durably
@@ -144,6 +147,18 @@ def test_the_servers_certificate_is_renewed_after_it_expired(home: AuthorityHome
     assert load_server_tls(home, now=later).key != old
     certificate = load_certificate(home.server_certificate.read_bytes(), where="server.crt")
     assert certificate.not_valid_before_utc < later
+
+
+def test_of_two_renewals_at_once_one_waits_for_the_other(home: AuthorityHome) -> None:
+    """Or the key would be one's and the certificate the other's."""
+    before, renewal = home.server_key.read_bytes(), Thread(target=lambda: renew_server(home, now=now()))
+    with holding_lock(home.server_key.with_name(RENEWAL_LOCK)):
+        renewal.start()
+        renewal.join(0.5)
+        assert home.server_key.read_bytes() == before
+    renewal.join()
+    assert home.server_key.read_bytes() != before
+    load_server_tls(home, now=now())
 
 
 def test_a_host_that_the_city_was_not_founded_with_needs_another_city(home: AuthorityHome) -> None:
