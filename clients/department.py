@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.binding import Binding, Declaration, bound_contract, verify_declaration
+from clients.binding import Binding, Declaration, binding_digest, bound_contract, verify_declaration
 from clients.dataset import load_dataset, require_columns
 from policies.facts import Approval, BudgetFacts, Facts, OutgoingFacts
 from policies.policy import Policy, SignedPolicy
@@ -155,7 +155,12 @@ class Department:
         )
 
     def binding_unchanged(self) -> bool:
-        """Return whether binding and contract are those of the last full validation; the rows are not looked at."""
+        """Return whether binding and contract are those of the last full validation; the rows are not looked at.
+
+        The binding read at the start counts as well as the file: rows are read by the former.
+        """
+        if binding_digest(self.binding) != self.declaration.binding_digest:
+            return False
         try:
             verify_declaration(self.binding_path, self.declaration, bound_contract(self.binding))
         except ContractError:

@@ -21,10 +21,10 @@ SEVERAL = re.compile(r"[;,|]")
 def owners_of(cell: str) -> tuple[str, ...]:
     """Return the persons that a cell names, each once.
 
-    Spellings that differ in case, spaces or Unicode form are one person: two persons taken for one are protected
-    together, one taken for two would be protected less.
+    Spellings that differ in case, the number of spaces, invisible characters or Unicode form are one person: two
+    persons taken for one are protected together, one taken for two would be protected less.
     """
-    parts = (unicodedata.normalize("NFKC", part).strip().casefold() for part in SEVERAL.split(cell))
+    parts = (" ".join(part.split()) for part in SEVERAL.split(_plain(cell)))
     return tuple(sorted({part for part in parts if part}))
 
 
@@ -51,6 +51,14 @@ def chosen_records(
     positions = [position for group in kept for position in group]
     numbers = [number for number, group in enumerate(kept) for _ in group]
     return np.array(positions, dtype=np.int64), np.array(numbers, dtype=np.int64)
+
+
+def _plain(cell: str) -> str:
+    """Return a cell in one form; a wide comma parts names as any other does."""
+    if cell.isascii():
+        return cell.lower()
+    visible = "".join(sign for sign in unicodedata.normalize("NFKC", cell) if unicodedata.category(sign) != "Cf")
+    return unicodedata.normalize("NFKC", visible.casefold())  # again, because folding takes letters apart
 
 
 def _place(record: tuple[str, ...]) -> bytes:

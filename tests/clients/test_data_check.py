@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clients.binding import declaration_path, load_declaration
-from clients.config import open_journal
+from clients.config import load_department, open_journal
 from clients.data_check import bind_data, check_data
 from policies.evaluate import Decision
 from policies.facts import Phase
@@ -139,6 +139,27 @@ def test_p3_a_data_set_gets_no_new_budget_by_a_new_name_in_its_unsigned_binding(
     assert isinstance(error, PolicyViolation)
     assert "R06 (found data set: police-2; allowed data set: police-fixture" in error.message
     assert not declaration_path(office.binding).exists()
+
+
+def test_p3_a_binding_that_was_another_when_the_node_read_it_is_used_for_no_plan(tmp_path: Path) -> None:
+    """Its rows, which nobody validated, would be charged to the data set that was checked."""
+    office = found_office(tmp_path)
+    bind_data(office.config, now=NOW)
+    checked = office.binding.read_text()
+    assert load_department(office.config).binding_unchanged()
+    (tmp_path / "others.csv").write_bytes(office.rows.read_bytes())
+    office.binding.write_text(checked.replace("police.csv", "others.csv"))
+    department = load_department(office.config)
+    office.binding.write_text(checked)
+    assert not department.binding_unchanged()
+
+
+def test_a_binding_whose_links_go_round_is_one_sentence(tmp_path: Path) -> None:
+    office = found_office(tmp_path)
+    (tmp_path / "round.toml").symlink_to("round.toml")
+    with pytest.raises(CityFedError) as caught:
+        bind_data(office.config, now=NOW, binding=tmp_path / "round.toml")
+    assert caught.value.code == "binding-foreign"
 
 
 def test_a_binding_that_is_not_the_configured_one_is_refused(tmp_path: Path) -> None:

@@ -86,6 +86,11 @@ def load(folder: Path, rows: Sequence[Row], at_most: int | None = None) -> dict[
         ("anna;ben", ("anna", "ben")),
         ("ben, anna", ("anna", "ben")),
         ("anna|ANNA", ("anna",)),
+        ("anna  maria\tlee", ("anna maria lee",)),
+        ("an\u00adna\u200b", ("anna",)),
+        ("anna\uff1bben", ("anna", "ben")),
+        ("anna\u037eben\uff0canna", ("anna", "ben")),
+        ("\u03aa\u0301", ("\u0390",)),
     ],
 )
 def test_a_cell_names_its_owners(cell: str, owners: tuple[str, ...]) -> None:
