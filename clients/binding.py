@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -122,14 +123,15 @@ def load_binding(path: Path) -> Binding:
     _check_columns(binding, contract, path)
     _check_units(binding, contract, path)
     _check_owner(binding, contract, path)
-    if not Path(binding.source.path).is_file():
+    if not _is_file(Path(binding.source.path)):
         raise ContractError("binding-source-missing", f"{path}: the source file {binding.source.path} does not exist.")
     return binding
 
 
 def named_file(binding_path: Path, name: str) -> Path:
     """Return the file that a path in a binding names: it counts from the folder in which the binding itself lies."""
-    return (binding_path.resolve().parent / name).resolve()
+    folder = Path(os.path.realpath(binding_path)).parent
+    return Path(os.path.realpath(folder / name))  # `Path.resolve` raises where links go round
 
 
 def named_contract(binding_path: Path, contract: str) -> str:
@@ -261,6 +263,14 @@ def _read(path: Path, code: str) -> str:
         raise ContractError(code, f"{path} cannot be read: {cause.strerror}.") from cause
     except UnicodeDecodeError as cause:
         raise ContractError(code, f"{path} is not UTF-8 text.") from cause
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a file is there, as far as this process may see; a name that none can have is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _absolute(binding: Binding, path: Path) -> Binding:

@@ -7,6 +7,7 @@ so that nothing the coordinator sees depends on the rows.
 from __future__ import annotations
 
 import datetime as dt
+import os
 from pathlib import Path
 
 import msgspec
@@ -54,7 +55,7 @@ def bind_data(config_path: Path, *, now: dt.datetime, binding: Path | None = Non
     config = load_config(config_path)
     signed = load_policy(config_path, config)
     binding_path = config_path.parent / config.binding
-    if binding is not None and binding.resolve() != binding_path.resolve():
+    if binding is not None and os.path.realpath(binding) != os.path.realpath(binding_path):
         raise ConfigError("binding-foreign", f"{config_path} is configured with the binding {binding_path}.")
     _check_unit(binding_path, signed.policy)
     floors = signed.policy.rows

@@ -113,7 +113,7 @@ def predict(config_path: Path, file: Path, *, run: str, columns: Sequence[str], 
     Raises:
         ConfigError: ``model-unknown``, ``model-ambiguous``, ``feature-unmapped``, ``weights-missing``; the
             configuration is not in order.
-        ContractError: ``predict-unreadable``, ``column-missing``; the binding is not in order.
+        ContractError: ``predict-unreadable``, ``column-missing``, ``column-ambiguous``; the binding is not in order.
         ProtocolError: what was installed is not what the authority signed.
         ModelError: ``card-changed``, ``model-changed``, also from the last account that was countersigned;
             ``model-corrupt``; the base weights are not those of the plan.

@@ -14,7 +14,7 @@ from typing import Literal
 
 from shared.codec import Record
 from shared.identity import DEPARTMENT_NAME
-from shared.privacy.plan import PrivacyUnit
+from shared.privacy.plan import MAX_EPSILON, PrivacyUnit
 
 Role = Literal["steward", "dpo", "it"]
 """A person's part in governance: data steward, data protection officer, IT."""
@@ -100,7 +100,7 @@ class WindowCap(Record, frozen=True, kw_only=True):
     epsilon: float
 
     def __post_init__(self) -> None:
-        _positive(epsilon=self.epsilon)
+        _epsilons(epsilon=self.epsilon)
         if self.days < 1:
             raise ValueError("`days` is at least 1")
 
@@ -112,7 +112,7 @@ class PopulationCap(Record, frozen=True, kw_only=True):
     epsilon: float
 
     def __post_init__(self) -> None:
-        _positive(epsilon=self.epsilon)
+        _epsilons(epsilon=self.epsilon)
         if not DEPARTMENT_NAME.fullmatch(self.name):
             raise ValueError("`name` is a lower-case letter, then up to 31 letters, digits or `-`")
 
@@ -143,17 +143,19 @@ class PrivacyCaps(Record, frozen=True, kw_only=True):
     population: PopulationCap | None = None
 
     def __post_init__(self) -> None:
-        _positive(epsilon_per_run=self.epsilon_per_run, epsilon_lifetime=self.epsilon_lifetime)
+        _epsilons(epsilon_per_run=self.epsilon_per_run, epsilon_lifetime=self.epsilon_lifetime)
         if not 0 < self.delta < 1:
             raise ValueError("`delta` lies in (0, 1)")
         if not self.accountant:
             raise ValueError("`accountant` is not empty")
         if self.epsilon_lifetime < LIFETIME_FACTOR * self.epsilon_per_run:
             raise ValueError(f"`epsilon_lifetime` is at least {LIFETIME_FACTOR} times `epsilon_per_run`")
-        if self.epsilon_lone_share is not None and not self.epsilon_lifetime <= self.epsilon_lone_share < math.inf:
-            raise ValueError("`epsilon_lone_share` is finite and not below `epsilon_lifetime`")
+        if self.epsilon_lone_share is not None:
+            _epsilons(epsilon_lone_share=self.epsilon_lone_share)
+            if self.epsilon_lone_share < self.epsilon_lifetime:
+                raise ValueError("`epsilon_lone_share` is not below `epsilon_lifetime`")
         if self.epsilon_per_round is not None:
-            _positive(epsilon_per_round=self.epsilon_per_round)
+            _epsilons(epsilon_per_round=self.epsilon_per_round)
         if (self.unit == "record") != (self.population is None):
             raise ValueError('`population` is there exactly when `unit` is "person" or "device"')
         for name, cap in (("window", self.window), ("population", self.population)):
@@ -265,6 +267,13 @@ class SignedPolicy(Record, frozen=True, kw_only=True):
 
     policy: Policy
     digest: bytes
+
+
+def _epsilons(**caps: float) -> None:
+    """Require caps that a budget can have; the message names the field."""
+    for name, value in caps.items():
+        if not 0 < value < MAX_EPSILON:
+            raise ValueError(f"`{name}` lies in (0, {MAX_EPSILON:g})")
 
 
 def _positive(**caps: float) -> None:

@@ -132,17 +132,18 @@ def parse_toml(text: str, *, where: str, error: type[CityFedError] = ConfigError
     """
     try:
         tree = tomllib.loads(text)
+        nul = _holds_nul(tree)
     except RecursionError as cause:
         raise error("toml-syntax", f"{where} is not valid TOML: it is nested too deep.") from cause
     except ValueError as cause:  # tomllib's own error is one; an integer of thousands of digits is another
         raise error("toml-syntax", f"{where} is not valid TOML: {cause}.") from cause
-    if _holds_nul(tree):
+    if nul:
         raise error("toml-content", f"{where}: a text in it holds the character NUL; none may.")
     return tree
 
 
 def _holds_nul(value: object) -> bool:
-    """Look for the character in whatever TOML can hold; depth is bounded by the parser."""
+    """Look for the character in whatever TOML can hold."""
     match value:
         case str():
             return "\0" in value

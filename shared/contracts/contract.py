@@ -7,6 +7,7 @@ stands in the signed plan; where the data lies and what its columns are called s
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from functools import cache
 from importlib import resources
@@ -27,6 +28,9 @@ Classification = Literal["public", "internal", "confidential", "restricted"]
 MAX_CONTRACT_BYTES: Final = 1 << 20
 """Longest contract text that is looked at (1 MiB)."""
 
+_LARGEST: Final = 2**53 - 1
+"""Largest length: the agreement hash is taken over JSON, which tells larger integers apart no more."""
+
 _VERSION: Final = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
@@ -40,8 +44,10 @@ class Limits(Record, frozen=True, kw_only=True, rename="camel"):
     maximum: float | None = None
 
     def __post_init__(self) -> None:
-        if self.min_length is not None and self.min_length < 0:
-            raise ValueError("`minLength` is at least 0")
+        if not all(0 <= length <= _LARGEST for length in (self.min_length, self.max_length) if length is not None):
+            raise ValueError(f"`minLength` and `maxLength` lie in 0..{_LARGEST}")
+        if not all(math.isfinite(bound) for bound in (self.minimum, self.maximum) if bound is not None):
+            raise ValueError("`minimum` and `maximum` are finite")
         if None not in (self.min_length, self.max_length) and (self.min_length or 0) > (self.max_length or 0):
             raise ValueError("`minLength` is not above `maxLength`")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:

@@ -41,6 +41,8 @@ def load_yaml(text: str) -> Tree:
     except yaml.MarkedYAMLError as cause:
         line = f" in line {cause.problem_mark.line + 1}" if cause.problem_mark else ""
         raise ValueError(f"{cause.problem}{line}") from cause
+    except OverflowError as cause:  # of a number so large, Python makes no character
+        raise ValueError("an escape stands for no character") from cause
     except yaml.YAMLError as cause:
         raise ValueError("it is no YAML text") from cause
     return None if node is None else _tree(node)

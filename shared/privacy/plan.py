@@ -43,6 +43,9 @@ def require_records(unit: PrivacyUnit, max_records: int) -> None:
         raise ValueError('`max_records` is 1 for unit "record" and lies in 1..1000 for a person or device')
 
 
+MAX_EPSILON = 1e3
+"""Every epsilon of a budget is below."""
+
 MAX_STEPS = 10_000
 """Most noisy steps of a round."""
 
@@ -71,8 +74,8 @@ class PrivacyBudget(Record, frozen=True, kw_only=True):
     delta: float
 
     def __post_init__(self) -> None:
-        if not (0 < self.epsilon < 1e3 and 0 < self.delta < 1):
-            raise ValueError("`epsilon` lies in (0, 1000) and `delta` in (0, 1)")
+        if not (0 < self.epsilon < MAX_EPSILON and 0 < self.delta < 1):
+            raise ValueError(f"`epsilon` lies in (0, {MAX_EPSILON:g}) and `delta` in (0, 1)")
 
 
 class PrivacyParams(Record, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ def read_table(file: Path, columns: Sequence[str]) -> TextFile:
         columns: those that hold the text, joined by a space where they are not empty.
 
     Raises:
-        ContractError: ``predict-unreadable``, ``column-missing``.
+        ContractError: ``predict-unreadable``, ``column-missing``, ``column-ambiguous``.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as handle:
@@ -43,6 +43,8 @@ def read_table(file: Path, columns: Sequence[str]) -> TextFile:
     for column in columns:
         if column not in header:
             raise ContractError("column-missing", f"{file} has no column {column}; name the text column with --column.")
+        if header.count(column) > 1:
+            raise ContractError("column-ambiguous", f"{file} has the column {column} more than once.")
     places = [header.index(column) for column in columns]
     texts = tuple(" ".join(row[place] for place in places if row[place]) for row in rows)
     return TextFile(header=tuple(header), rows=tuple(map(tuple, rows)), texts=texts)

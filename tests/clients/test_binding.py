@@ -108,6 +108,20 @@ def test_a_wrong_binding_is_one_sentence(tmp_path: Path, old: str, new: str, cod
     assert "\n" not in error.message
 
 
+@pytest.mark.parametrize(
+    ("old", "name", "code"),
+    [
+        ("reports.csv", "round.csv", "binding-source-missing"),
+        ("reports.csv", "x" * 300, "binding-source-missing"),
+        ('"transport"', '"round.yaml"', "binding-contract-missing"),
+    ],
+)
+def test_a_file_that_cannot_be_looked_at_is_one_sentence(tmp_path: Path, old: str, name: str, code: str) -> None:
+    for link in ("round.csv", "round.yaml"):
+        (tmp_path / link).symlink_to(link)
+    assert refusal(bind(tmp_path, BINDING.replace(old, name, 1))).code == code
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
 def test_an_unreadable_binding_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "reports.toml"

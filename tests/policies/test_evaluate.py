@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from policies.explain import as_table
 from policies.facts import Facts, Phase
 from policies.findings import Finding, conclude
 from policies.load import template
-from policies.policy import Policy, SignedPolicy
+from policies.policy import Policy, PopulationCap, SignedPolicy, WindowCap
 from policies.rules import RULES, Rule, RuleEntry
 from shared.codec import decode, encode, load_toml
 from shared.errors import PolicyViolation
@@ -233,3 +234,25 @@ def test_nan_is_no_limit(facts: Facts, policy: Policy, change: Change) -> None:
         change(policy, "training.max_learning_rate", math.nan)
     with pytest.raises(ValueError, match="epsilon_lifetime"):
         change(policy, "privacy.epsilon_lifetime", math.inf)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epsilon_lifetime", 1000.0),
+        ("epsilon_lone_share", 1000.0),
+        ("epsilon_per_round", 1000.0),
+        ("window", WindowCap(days=1, epsilon=999.0)),
+        ("population", PopulationCap(name="p", epsilon=999.0)),
+    ],
+)
+def test_a_cap_that_no_budget_can_have_is_refused_where_the_policy_is_read(
+    policy: Policy, change: Change, field: str, value: float | WindowCap | PopulationCap
+) -> None:
+    """Behind it stood a `ValueError` in every command and in the node."""
+    if isinstance(value, float):
+        with pytest.raises(ValueError, match=f"`{field}` lies in"):
+            change(policy, f"privacy.{field}", value)
+    else:
+        with pytest.raises(ValueError, match="`epsilon` lies in"):
+            msgspec.structs.replace(value, epsilon=1000.0)

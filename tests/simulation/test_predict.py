@@ -80,6 +80,11 @@ def test_another_column_is_named_on_the_command_line(study: Study, texts: Path) 
     assert "--column" in error.message
 
 
+def test_a_column_that_stands_twice_is_not_guessed_at(study: Study, texts: Path) -> None:
+    texts.write_text("description,description\nfire,\n")
+    assert refusal(study.folder, texts, column="description").code == "column-ambiguous"
+
+
 @pytest.mark.parametrize("content", [b"", b"id,description\n\xff,x\n", b"id,description\n1\n"])
 def test_what_is_no_table_is_refused(study: Study, texts: Path, content: bytes) -> None:
     texts.write_bytes(content)
