@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 PUBLIC_SIZE_STEP: Final = 10
 """A public size that is not given is the number of usable rows rounded down to a multiple of this."""
 
+MAX_PUBLIC_SIZE: Final = 2**53 - 1
+"""Largest public size: the digest of a binding is taken over JSON, which tells larger integers apart no more."""
+
 
 class Source(Record, frozen=True, kw_only=True):
     """Where the rows are: a CSV file in UTF-8 with a header line."""
@@ -74,8 +77,8 @@ class Binding(Record, frozen=True, kw_only=True):
             raise ValueError("`columns` maps one local column twice")
         if (self.unit == "record") == bool(self.owner):
             raise ValueError('`owner` names a property exactly when `unit` is "person" or "device"')
-        if self.public_size is not None and self.public_size < 1:
-            raise ValueError("`public_size` is at least 1")
+        if self.public_size is not None:
+            _check_size(self.public_size)
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError("`max_bad_share` lies in [0, 1]")
 
@@ -101,6 +104,9 @@ class Declaration(Record, frozen=True, kw_only=True):
     failures: tuple[RuleFailure, ...]
     checked_at: dt.datetime
     judged_by: str = ""
+
+    def __post_init__(self) -> None:
+        _check_size(self.public_size)
 
 
 def load_binding(path: Path) -> Binding:
@@ -263,6 +269,12 @@ def _read(path: Path, code: str) -> str:
         raise ContractError(code, f"{path} cannot be read: {cause.strerror}.") from cause
     except UnicodeDecodeError as cause:
         raise ContractError(code, f"{path} is not UTF-8 text.") from cause
+
+
+def _check_size(public_size: int) -> None:
+    """Refuse a size that no data set has, or that the binding's digest cannot tell from its neighbours."""
+    if not 1 <= public_size <= MAX_PUBLIC_SIZE:
+        raise ValueError(f"`public_size` lies in 1..{MAX_PUBLIC_SIZE}")
 
 
 def _is_file(path: Path) -> bool:

@@ -93,6 +93,7 @@ def test_a_binding_may_name_a_contract_file(tmp_path: Path) -> None:
         ("reports.csv", "gone.csv", "binding-source-missing", "gone.csv"),
         ('"help"', '"helps"', "column-missing", "`helps`"),
         ("[source]", "public_size = 0\n[source]", "toml-content", "`public_size`"),
+        ("[source]", "public_size = 9007199254740992\n[source]", "toml-content", "`public_size`"),
         ("[source]", "max_bad_share = 1.5\n[source]", "toml-content", "`max_bad_share`"),
         ("[source]", 'unit = "person"\n[source]', "toml-content", "`owner`"),
         ("[source]", 'owner = "service_request_id"\n[source]', "toml-content", "`owner`"),
@@ -233,6 +234,15 @@ def test_a_missing_or_broken_declaration_is_refused(tmp_path: Path, content: str
     with pytest.raises(ContractError) as caught:
         load_declaration(path)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("size", [0, 1 << 53])
+def test_a_declaration_with_a_size_that_no_data_set_has_is_refused(tmp_path: Path, size: int) -> None:
+    path = bind(tmp_path)
+    tree = msgspec.to_builtins(check_binding(path, now=NOW)) | {"public_size": size}
+    declaration_path(path).write_bytes(msgspec.json.encode(tree))
+    with pytest.raises(ContractError, match="`public_size`"):
+        load_declaration(path)
 
 
 def test_a_declaration_with_an_unknown_field_is_refused(tmp_path: Path) -> None:
