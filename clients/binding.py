@@ -286,9 +286,15 @@ def _is_file(path: Path) -> bool:
 
 
 def _absolute(binding: Binding, path: Path) -> Binding:
-    """Make the binding's paths absolute."""
+    """Make the binding's paths absolute; refuse those that no digest can be taken of."""
     source = msgspec.structs.replace(binding.source, path=str(named_file(path, binding.source.path)))
-    return msgspec.structs.replace(binding, source=source, contract=named_contract(path, binding.contract))
+    contract = named_contract(path, binding.contract)
+    try:
+        f"{source.path}{contract}".encode()
+    except UnicodeEncodeError as cause:  # what no digest and no record can hold
+        sentence = f"{str(path)!a} names a file whose folder has a name that is not UTF-8 text."
+        raise ContractError("binding-unreadable", sentence) from cause
+    return msgspec.structs.replace(binding, source=source, contract=contract)
 
 
 def _check_columns(binding: Binding, contract: Contract, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import os
 import stat
 import traceback
 from collections.abc import Sequence
@@ -121,6 +122,13 @@ def test_a_file_that_cannot_be_looked_at_is_one_sentence(tmp_path: Path, old: st
     for link in ("round.csv", "round.yaml"):
         (tmp_path / link).symlink_to(link)
     assert refusal(bind(tmp_path, BINDING.replace(old, name, 1))).code == code
+
+
+def test_a_folder_whose_name_is_no_text_is_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"b\xfcro")
+    folder.mkdir()
+    error = refusal(bind(folder))
+    assert (error.code, error.message.isascii()) == ("binding-unreadable", True)
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
