@@ -214,7 +214,8 @@ def read_signed(path: Path) -> Signed:
         ConfigError: ``file-missing``.
         ProtocolError: ``message-too-large``, ``message-malformed``.
     """
-    return decode(read_file(path), Signed, max_bytes=2 * MAX_SIGNED_BYTES, where=str(path))
+    most = 2 * MAX_SIGNED_BYTES
+    return decode(files.read_file(path, max_bytes=most), Signed, max_bytes=most, where=str(path))
 
 
 def read_file(path: Path) -> bytes:

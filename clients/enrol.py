@@ -17,6 +17,7 @@ import tomli_w
 from clients.config import ClientConfig, load_config, load_trust, open_journal, read_file, read_key
 from clients.memory import Memory
 from clients.records import KeyApproved
+from shared import files
 from shared.certificates import (
     TlsKey,
     certificate_pem,
@@ -27,7 +28,7 @@ from shared.certificates import (
     make_signing_request,
 )
 from shared.city import Admission, CityFile, EnrolmentRequest, read_city, require_fingerprint, sign_request
-from shared.codec import dump_json, load_json, load_toml
+from shared.codec import MAX_FILE_BYTES, dump_json, load_json, load_toml
 from shared.errors import ConfigError, ProtocolError
 from shared.identity import DEPARTMENT_NAME, DepartmentId, IdentityKey, Roster, fingerprint
 from shared.journal import EntryKind
@@ -72,7 +73,7 @@ def enrol(
         raise ConfigError("department-name", "A department's name is lower-case, such as `transport`.")
     if (home / CONFIG_FILE).exists():
         raise ConfigError("home-exists", f"{home / CONFIG_FILE} exists; a department is never overwritten.")
-    city = read_city(read_file(city_file), where=str(city_file))
+    city = read_city(files.read_file(city_file, max_bytes=MAX_FILE_BYTES), where=str(city_file))
     require_fingerprint(city_fingerprint, city.fingerprint(), whose=f"city {city.city}")
     identity, tls = IdentityKey.generate(), TlsKey.generate()
     config = _new_config(department, city, identity, policy_owner_key)
@@ -133,7 +134,7 @@ def install_admission(config_path: Path, file: Path, *, now: dt.datetime) -> Ros
         JournalError: the journal is in use by a node, or does not verify.
     """
     config, home = load_config(config_path), config_path.parent
-    admission = load_json(read_file(file), Admission, where=str(file))
+    admission = load_json(files.read_file(file, max_bytes=MAX_FILE_BYTES), Admission, where=str(file))
     if admission.department != config.department:
         raise ProtocolError("admission-foreign", f"{file} is the admission of another department.")
     certificate = load_certificate(admission.certificate.encode(), where=f"The certificate in {file}")

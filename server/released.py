@@ -18,7 +18,7 @@ from server.records import ModelReleased, RoundDone, RoundFailed, RunEnded
 from server.roster import load_members
 from server.runs import RunFolder, run_folder
 from shared.attack_audit import ATTACK_AUDIT_FILE, open_attack_audits
-from shared.codec import decode, dump_json, load_json
+from shared.codec import MAX_FILE_BYTES, decode, dump_json, load_json
 from shared.errors import ConfigError, JournalError, ModelError
 from shared.files import read_file
 from shared.identity import DepartmentId, Signed, sign_record
@@ -124,7 +124,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _read_audit(path: Path) -> Signed:
     """Read a signed audit; nothing in it is believed yet."""
-    return load_json(read_file(path), Signed, where=str(path))
+    return load_json(read_file(path, max_bytes=MAX_FILE_BYTES), Signed, where=str(path))
 
 
 def _require_demands(

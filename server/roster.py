@@ -18,7 +18,7 @@ from shared.certificates import (
     node_public_key,
 )
 from shared.city import Admission, require_fingerprint
-from shared.codec import Record, decode, dump_json, load_json
+from shared.codec import MAX_FILE_BYTES, Record, decode, dump_json, load_json
 from shared.errors import ConfigError, ProtocolError, SetupError
 from shared.files import read_file
 from shared.identity import DepartmentId, Roster, Signed, fingerprint
@@ -91,7 +91,7 @@ def read_request(file: Path) -> Signed:
     Raises:
         ConfigError: ``file-missing``, ``json-too-large``, ``json-content``.
     """
-    return load_json(read_file(file), Signed, where=str(file))
+    return load_json(read_file(file, max_bytes=MAX_FILE_BYTES), Signed, where=str(file))
 
 
 def write_admission(admission: Admission, out: Path | None) -> str:

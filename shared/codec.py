@@ -108,7 +108,7 @@ def load_json(data: bytes, record_type: type[T], *, where: str) -> T:
         ConfigError: ``json-too-large``, before anything is parsed; ``json-content``.
     """
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigError("json-too-large", f"{where} has {len(data)} bytes; at most {MAX_FILE_BYTES} are allowed.")
+        raise ConfigError("json-too-large", f"{where} has more than the {MAX_FILE_BYTES} bytes that are allowed.")
     try:
         return msgspec.json.decode(data, type=record_type)
     except UnicodeDecodeError as cause:

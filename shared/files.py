@@ -7,18 +7,21 @@ from pathlib import Path
 from shared.errors import ConfigError
 
 
-def read_file(path: Path, *, made_by: str = "") -> bytes:
+def read_file(path: Path, *, made_by: str = "", max_bytes: int = -1) -> bytes:
     """Read a file or say why it cannot be read.
 
     Args:
         path: the file.
         made_by: what makes it, as the end of the sentence that it is not there; nothing where that is anybody's guess.
+        max_bytes: how many whoever decodes them allows; at most one more is read, also where a carried file is a link
+            to something without end. Below 0 there is no limit.
 
     Raises:
         ConfigError: ``file-missing``.
     """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(max_bytes + 1 if max_bytes >= 0 else -1)
     except FileNotFoundError as cause:
         raise ConfigError("file-missing", f"{path} is not there{made_by}.") from cause
     except IsADirectoryError as cause:
