@@ -101,7 +101,8 @@ def restore_home(
             raise ConfigError(
                 "receipts-implausible", f"The receipts name entry {newest}; the backup has {found.sequence}."
             )
-        with placed_files(home, backup, found.files, journal=home / config.journal) as working:
+        target = home / config.journal
+        with placed_files(home, backup, found.files, journal=target) as working:
             with Journal.open(working, owner=config.department) as journal:
                 head, keys = journal.head, _own_keys(home, backup, config, journal, rosters)
                 for line in lines:
@@ -115,8 +116,8 @@ def restore_home(
                     journal.append(EntryKind.REGAINED, lost, now=now)
             _require_whole(working)
             replace_private_file(home / config.stop_file, b"")
-            working.replace(home / config.journal)
-            sync_file(home)
+            working.replace(target)
+            sync_file(target.parent)
     return Restored(sequence=head.sequence, newest=newest, charged=tuple(run.hex() for run in charged), closed=closed)
 
 

@@ -24,7 +24,7 @@ from shared.certificates import (
 )
 from shared.city import CityFile, read_city
 from shared.codec import dump_json
-from shared.errors import ConfigError
+from shared.errors import ConfigError, SetupError
 from shared.identity import IdentityKey
 from shared.keystore import load_identity, save_identity, save_private
 from shared.private_files import holding_lock, make_private_folder, replace_private_file, sync_file, write_private_file
@@ -96,9 +96,13 @@ def renew_server(home: AuthorityHome, *, now: dt.datetime) -> None:
         ConfigError: ``host-foreign`` for a host name that the city was not founded with; ``host-malformed``, or a file
             is not in order.
         ProtocolError: as :func:`load_authority`.
+        SetupError: ``home-not-writable``.
     """
     hosts, authority = load_server(home).hosts, load_authority(home, now=now)
-    with holding_lock(home.server_key.with_name(RENEWAL_LOCK), wait=True):  # of two, one's key and certificate stay
+    lock = home.server_key.with_name(RENEWAL_LOCK)
+    with holding_lock(lock, wait=True) as held:  # of two, one's key and certificate stay
+        if not held:
+            raise SetupError("home-not-writable", f"{lock} cannot be locked.")
         _issue_server(home, hosts, authority, now=now)
 
 

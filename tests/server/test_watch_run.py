@@ -224,11 +224,13 @@ def test_a_restart_of_up_is_one_absence_whatever_it_looks_like_on_the_way(run: W
 
 def test_a_superlink_that_stays_away_is_named(run: Watched) -> None:
     with nobody_listens(run):
-        given_up_after(run, "superlink-unreachable")
+        assert given_up_after(run, "superlink-unreachable") > 10
+    assert run.told == [("submitted", 0)]
 
 
 def test_a_run_that_waits_for_a_process_is_waited_for_a_while_where_nothing_is_on(run: Watched) -> None:
-    given_up_after(run, "authority-off")
+    assert given_up_after(run, "authority-off") > 10
+    assert run.told == [("submitted", 0)]
 
 
 def test_operations_say_how_long_is_waited(run: Watched) -> None:

@@ -4,9 +4,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from shared.codec import decode
 from shared.identity import IdentityKey, Signed
 from shared.messages import AdvertReply, KeyAdvert, SealReply, SealRequest, SealSet
-from shared.secagg.adverts import ADVERT_LABEL, SEALS_LABEL
+from shared.secagg.adverts import ADVERT_LABEL, SEALS_LABEL, epoch_identifier
 from shared.secagg.epoch import MAX_RATCHET_STEPS, open_epoch
 from shared.secagg.server import EpochCollector
 from tests.refusals import code_of
@@ -119,7 +120,10 @@ def test_two_departments_with_one_hpke_key_are_refused_on_both_sides(city: Any, 
 def test_a_peer_may_have_seen_the_newest_head_of_the_own_ledger(city: Any, advertised: Any) -> None:
     states, request = advertised
     seen = city.resign("health", ADVERT_LABEL, request.adverts["health"], KeyAdvert, heads_seen={"police": 0})
-    states["police"].receive(msgspec.structs.replace(request, adverts=request.adverts | {"health": seen}))
+    told = msgspec.structs.replace(request, adverts=request.adverts | {"health": seen})
+    state, reply = states["police"].receive(told)
+    assert state.epoch_id == epoch_identifier(told, cohort=state.context.cohort)
+    assert sorted(decode(reply.seals.body, SealSet).seals) == sorted(set(city.names) - {"police"})
 
 
 def test_adverts_of_another_cohort_run_or_epoch_are_refused(advertised: Any) -> None:
